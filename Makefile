@@ -1,0 +1,38 @@
+# `make repro` and `make test` set everything up, once, and run.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help repro test lint table ui clean
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+repro: $(INSTALLED) ## run the pipeline as far as it is not up to date, print the results
+	dvc repro
+	@qedistill table
+
+test: $(INSTALLED) ## run the tests
+	pytest -q
+
+lint: $(INSTALLED) ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+table: $(INSTALLED) ## put the results of the last run into README.md
+	qedistill table --write README.md
+
+ui: $(INSTALLED) ## browse the runs at http://127.0.0.1:5000
+	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+
+clean: ## remove the virtual environment
+	rm -rf $(VENV)
+
+# The lock first: the package then finds its dependencies in place.
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: apt install python3 python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "venv is needed: apt install python3-venv" >&2; exit 1; }
+	pip install --quiet --disable-pip-version-check -r requirements.lock
+	pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

@@ -1,0 +1,223 @@
+"""params.yaml, typed and validated before any work."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qedistill.errors import UserError
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Temperature = Annotated[float, Field(ge=0, le=5)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+# Names of test sets and systems become parts of file names and metric keys.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Group(BaseModel):
+    """A group of params: unknown keys and silent conversions ("0.1" for 0.1) are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class Collection(Group):
+    source: str
+    path: str
+    train: str | None
+    tests: dict[Name, str] = Field(min_length=1)
+    validation: Share
+    language: str = Field(pattern=r"^[a-z]{2}$")
+    document: str
+
+    @model_validator(mode="after")
+    def _no_reserved_test(self) -> "Collection":
+        if reserved := {"train", "validation"} & set(self.tests):
+            raise ValueError(f"tests must not be named {' or '.join(sorted(reserved))}")
+        return self
+
+
+class Index(Group):
+    threads: Positive
+
+
+class Bm25(Group):
+    k1: float = Field(ge=0)
+    b: float = Field(ge=0, le=1)
+
+
+class Rm3(Group):
+    fb_docs: Positive
+    fb_terms: Positive
+    original_query_weight: float = Field(ge=0, le=1)
+
+
+class Rocchio(Group):
+    fb_docs: Positive
+    fb_terms: Positive
+    alpha: float = Field(ge=0)
+    beta: float = Field(ge=0)
+
+
+class Retrieval(Group):
+    depth: Positive
+    threads: Positive
+    bm25: Bm25
+    rm3: Rm3
+    rocchio: Rocchio
+    query_weight: Positive | Literal["auto"]
+    query_weights: list[Positive] = Field(min_length=1)
+
+
+class Exemplars(Group):
+    k: Positive
+    ids: list[str] | None
+    max_words: Positive
+
+    @model_validator(mode="after")
+    def _k_ids(self) -> "Exemplars":
+        if self.ids is not None and len(set(self.ids)) != self.k:
+            raise ValueError(f"ids must be k = {self.k} different query ids, or null")
+        return self
+
+
+class Teacher(Group):
+    generator: Literal["recorded", "local"]
+    recordings: str
+    model: str | None
+    samples: Positive
+    max_words: Positive
+    max_new_tokens: Positive
+    temperature: Temperature
+    batch_size: Positive
+    exemplars: Exemplars
+
+    @model_validator(mode="after")
+    def _source(self) -> "Teacher":
+        if self.generator == "local" and not self.model:
+            raise ValueError("model must be set where generator is local")
+        if self.generator == "local" and self.samples > 1 and self.temperature == 0:
+            raise ValueError("temperature must be above 0 where samples is above 1: greedy samples are all the same")
+        return self
+
+
+class Student(Group):
+    model: str
+    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+    prompt: Literal["short", "full"]
+    max_words: Positive | None
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "Student":
+        if self.model.startswith("pypi:") and self.sha256 is None:
+            raise ValueError("sha256 must be set where model is a wheel (pypi:NAME==VERSION)")
+        return self
+
+
+class Generation(Group):
+    max_new_tokens: Positive
+    temperature: Temperature
+    batch_size: Positive
+
+
+class Lora(Group):
+    r: Positive
+    alpha: float = Field(gt=0)
+    dropout: Share
+    targets: str | list[str]
+
+
+class Training(Group):
+    """What SFT and DPO share."""
+
+    epochs: float = Field(gt=0)
+    learning_rate: LearningRate
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    warmup_ratio: Share
+    batch_size: Positive
+    gradient_accumulation: Positive
+    max_length: Positive
+
+
+class Sft(Training):
+    samples: Positive
+    evaluations: Positive
+    lora: Lora
+
+
+class Feedback(Group):
+    query_weight: Positive
+
+
+class Pairs(Group):
+    strategy: Literal["best-vs-worst", "all", "best-vs-baseline-losers"]
+    margin: float = Field(gt=0, le=1)
+    per_query: Positive
+
+
+class Dpo(Training):
+    beta: float = Field(gt=0)
+    loss: Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm", "apo_zero", "apo_down"]
+
+
+class Evaluation(Group):
+    teacher: Literal["zero_shot", "few_shot"]
+    relevance_level: Positive
+    test: Literal["student", "fisher"]
+    alpha: float = Field(gt=0, lt=1)
+    bootstrap: Positive
+
+
+class Tracking(Group):
+    experiment: str = Field(min_length=1)
+
+
+class Params(Group):
+    """params.yaml as a whole; one group a stage, and what several share."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    collection: Collection
+    index: Index
+    retrieval: Retrieval
+    teacher: Teacher
+    student: Student
+    generation: Generation
+    sft: Sft
+    feedback: Feedback
+    pairs: Pairs
+    dpo: Dpo
+    evaluation: Evaluation
+    tracking: Tracking
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a params file.
+
+    Raises:
+        UserError: the file is missing or no YAML, or a key is unknown, missing, of a wrong type or out of range;
+            every such key is named.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run this in the folder of dvc.yaml, or `qedistill use pyapi`") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {'; '.join(_explain(e) for e in error.errors())}") from None
+
+
+def _explain(error: "dict") -> str:  # type: ignore[type-arg]
+    # A union adds the name of its branch to the location; that is no key of the file.
+    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function", "constrained", "literal")))
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown parameter {key}"
+        case "missing":
+            return f"missing parameter {key}"
+        case _:
+            got = "" if isinstance(error["input"], dict) else f" (is {error['input']!r})"
+            return f"{key}: {error['msg'].removeprefix('Value error, ')}{got}"

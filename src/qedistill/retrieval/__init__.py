@@ -1,0 +1,11 @@
+"""Search: BM25 with and without pseudo-relevance feedback, and how query and expansion combine.
+
+Importing this starts no JVM; building or opening an index does.
+"""
+
+from qedistill.retrieval.combine import combine
+from qedistill.retrieval.jvm import start_jvm
+from qedistill.retrieval.lucene import Searcher, build_index
+from qedistill.retrieval.weight import choose_weight, expand
+
+__all__ = ["Searcher", "build_index", "choose_weight", "combine", "expand", "start_jvm"]

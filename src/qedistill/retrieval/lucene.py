@@ -1,0 +1,166 @@
+"""BM25 and pseudo-relevance feedback: Anserini's Lucene, through pyserini's bindings."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, track
+
+from qedistill.errors import UserError
+from qedistill.params import Bm25, Rm3, Rocchio
+from qedistill.retrieval.jvm import java_class
+from qedistill.text import Queries, Run
+
+T = TypeVar("T")
+
+TERMINAL = Console(stderr=True)
+# Elsewhere than on a terminal even a bar that vanishes leaves an empty line in the log.
+SHOWN: dict[str, Any] = {"console": TERMINAL, "transient": True, "disable": not TERMINAL.is_terminal}
+INDEX_BATCH = 5_000  # documents handed to Java at once; few enough to hold in memory, enough to keep threads busy
+SEARCH_BATCH = 200  # queries: at depth 1,000, some 100 MB of hits in Java
+INDEX_BUFFER = 512.0  # MB of postings before Lucene flushes; Anserini's 2,048 overflow the heap of a machine of 8 GB
+RM3_DOCS = 50  # Anserini ranks so many documents before RM3 (SearchCollection's rerankcutoff)
+
+
+def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: str, threads: int) -> int:
+    """Index documents {"doc_id", "title", "text"}, title and text as one field; returns how many are in the index.
+
+    The caller sees to it that a whole folder appears or none (`text.atomic`). Documents without any text are left out, as Anserini does. `threads` decide in which order Lucene numbers the
+    documents, but not what is found: statistics are of the whole collection, and ties are broken by doc_id.
+
+    Raises:
+        UserError: no document has text, Lucene did not take them all, or it has no analyser for the language.
+    """
+    _check_language(language)
+    indexer = java_class("io.anserini.index.SimpleIndexer")(
+        # Positions for phrase queries, document vectors for RM3 and Rocchio.
+        ["-collection", "JsonCollection", "-input", "", "-index", str(folder), "-language", language]
+        + ["-threads", str(threads), "-storePositions", "-storeDocvectors"]
+    )
+    indexer.writer.getConfig().setRAMBufferSizeMB(INDEX_BUFFER)
+    given = 0
+    try:
+        with Progress("Indexing", MofNCompleteColumn(), TimeElapsedColumn(), **SHOWN) as progress:
+            task = progress.add_task("", total=None)
+            for batch in _batches(_anserini_json(documents), INDEX_BATCH):
+                given += len(batch)
+                indexer.addRawDocuments(batch)
+                progress.advance(task, len(batch))
+    finally:
+        indexer.close()
+    if not given:
+        raise UserError("the collection is empty: no document has a title or a text")
+    # Java only logs a document or a commit that failed; what is on disk tells.
+    indexed = _open(folder).get_total_num_docs()
+    if indexed != given:
+        raise UserError(f"only {indexed} of {given} documents were indexed: is the disk of {folder.parent} full?")
+    return indexed
+
+
+class Searcher:
+    """BM25 search over an index that `build_index` wrote, with or without pseudo-relevance feedback.
+
+    Raises:
+        UserError: there is no index in the folder, or Lucene has no analyser for the language.
+    """
+
+    def __init__(self, folder: Path, language: str, bm25: Bm25) -> None:
+        _check_language(language)
+        # A clause a different term; Lucene's 1,024 are soon reached by a document used as query.
+        java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)
+        self._java = _open(folder)
+        if language != "en":  # the default
+            self._java.set_analyzer(_analyzers().getLanguageSpecificAnalyzer(language))
+        self._java.set_bm25(bm25.k1, bm25.b)
+        self._english = language == "en"
+        self._json = _json_writer()
+
+    def search(self, queries: Queries, depth: int, threads: int, feedback: Rm3 | Rocchio | None = None) -> Run:
+        """The best `depth` documents of every query and their scores, best first.
+
+        A query without a known word has no documents, but is there.
+
+        Scores are rounded to four decimals and ties told apart by a millionth, in the order of doc_id (Anserini's
+        ScoreTiesAdjusterReranker).
+
+        Args:
+            threads: only a wish: Anserini 1.7.1 takes it and then uses every processor the process may run on.
+
+        Raises:
+            UserError: RM3 is to learn from more documents than Anserini gives it.
+        """
+        self._set_feedback(feedback)
+        # Rocchio learns from the ranking as deep as asked for, so it must be deep enough.
+        hits = max(depth, feedback.fb_docs) if feedback else depth
+        run: Run = {}
+        batches = list(_batches(queries.items(), SEARCH_BATCH))
+        for batch in track(batches, "Searching", **SHOWN):
+            ids, texts = _java_list(i for i, _ in batch), _java_list(text for _, text in batch)
+            found = json.loads(self._json.writeValueAsString(self._java.batch_search(texts, ids, hits, threads)))
+            run |= {i: {hit["docid"]: hit["score"] for hit in found[i][:depth]} for i, _ in batch}
+        return run
+
+    def _set_feedback(self, feedback: Rm3 | Rocchio | None) -> None:
+        # Each of the two leaves traces that the other does not clear.
+        self._java.unset_rm3()
+        self._java.unset_rocchio()
+        match feedback:
+            case Rm3(fb_docs=docs, fb_terms=terms, original_query_weight=weight):
+                if docs > RM3_DOCS:
+                    raise UserError(f"retrieval.rm3.fb_docs is {docs}; Anserini's RM3 takes {RM3_DOCS} at most")
+                # The filter keeps [a-z0-9]+ only: good for English, nothing left of Chinese.
+                self._java.set_rm3(None, terms, docs, weight, False, self._english)
+            case Rocchio(fb_docs=docs, fb_terms=terms, alpha=alpha, beta=beta):
+                # No negative feedback, as in pyserini's default.
+                self._java.set_rocchio(None, terms, docs, terms, docs, alpha, beta, 0.0, False, False)
+
+
+def _anserini_json(documents: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    for document in documents:
+        contents = f"{document['title']}\n{document['text']}".strip()
+        if contents:
+            yield json.dumps({"id": document["doc_id"], "contents": contents})
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _java_list(items: Iterable[str]) -> Any:
+    java_list = java_class("java.util.ArrayList")()
+    for item in items:
+        java_list.add(item)
+    return java_list
+
+
+def _open(folder: Path) -> Any:
+    from jnius import JavaException
+
+    try:
+        return java_class("io.anserini.search.SimpleSearcher")(str(folder))
+    except JavaException:
+        raise UserError(f"{folder}: no Lucene index; `dvc repro index` builds it") from None
+
+
+def _json_writer() -> Any:
+    """Writes hits as JSON. Reading them field by field from Python takes ten times as long as the search itself."""
+    writer = java_class("com.fasterxml.jackson.databind.ObjectMapper")()
+    stored_document = java_class("java.lang.Class").forName("org.apache.lucene.document.Document")
+    writer.configOverride(stored_document).setIsIgnoredType(java_class("java.lang.Boolean")(True))
+    return writer
+
+
+def _analyzers() -> Any:
+    return java_class("io.anserini.analysis.AnalyzerMap")
+
+
+def _check_language(language: str) -> None:
+    # Anserini would take English for a language it does not know.
+    known = {"en", *_analyzers().analyzerMap.keySet().toArray()}
+    if language not in known:
+        raise UserError(f"collection.language is {language!r}; Lucene has analysers for {', '.join(sorted(known))}")

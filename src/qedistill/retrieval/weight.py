@@ -1,0 +1,32 @@
+"""How many times a query stands before its expansion, chosen on validation."""
+
+from qedistill import measures
+from qedistill.params import Retrieval
+from qedistill.retrieval.combine import combine
+from qedistill.retrieval.lucene import Searcher
+from qedistill.text import Qrels, Queries
+
+DEPTH = 10  # nDCG@10 looks no deeper
+
+
+def expand(queries: Queries, expansions: dict[str, str], weight: int) -> Queries:
+    """Every query combined with its expansion."""
+    return {query_id: combine(text, expansions[query_id], weight) for query_id, text in queries.items()}
+
+
+def choose_weight(
+    searcher: Searcher, queries: Queries, qrels: Qrels, expansions: dict[str, str], params: Retrieval
+) -> tuple[int, dict[int, float]]:
+    """The weight of the best nDCG@10 on validation (the least of equals), and every weight's figure.
+
+    Args:
+        queries, qrels: of the validation split.
+        expansions: query id → expansion.
+    """
+    if params.query_weight != "auto":
+        return params.query_weight, {}
+    figures = {}
+    for weight in sorted(params.query_weights):
+        run = searcher.search(expand(queries, expansions, weight), DEPTH, params.threads)
+        figures[weight] = float(measures.score(qrels, run, (measures.NDCG,))[measures.NDCG].mean())
+    return max(figures, key=lambda weight: figures[weight]), figures

@@ -1,0 +1,179 @@
+"""File formats: one reader and one writer a kind. Everything is UTF-8; a `.gz` name is read as gzip."""
+
+import csv
+import gzip
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from qedistill.errors import UserError
+
+Queries = dict[str, str]  # query id -> text
+Qrels = dict[str, dict[str, int]]  # query id -> doc id -> grade
+Run = dict[str, dict[str, float]]  # query id -> doc id -> score
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` (file or folder) that becomes `path` if the block ends well, and vanishes if not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        target = Path(folder) / path.name
+        yield target
+        if path.is_dir() and target.exists():
+            shutil.rmtree(path)
+        os.replace(target, path)
+
+
+@contextmanager
+def open_text(path: str | Path) -> Iterator[IO[str]]:
+    """Open a text file for reading, plain or gzip; a missing file is a UserError."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file, in order.
+
+    Raises:
+        UserError: a line holds no JSON object; file and line are named.
+    """
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not JSON: {error.msg}") from None
+            if not isinstance(record, dict):
+                raise UserError(f"{path}:{number}: not a JSON object")
+            yield record
+
+
+def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write objects as JSON Lines, atomically."""
+    with atomic(path) as target, target.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file."""
+    with open_text(path) as file:
+        return json.load(file)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    with atomic(path) as target:
+        target.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows with the keys of the first as header, atomically."""
+    with atomic(path) as target, target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_queries(path: str | Path) -> Queries:
+    """Queries of a TSV file `query_id<TAB>text`.
+
+    Raises:
+        UserError: a line without both, or an id that stood before; file and line are named.
+    """
+    queries: Queries = {}
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            query_id, tab, text = line.rstrip("\n").partition("\t")
+            if not (query_id and tab and text.strip()):
+                raise UserError(f"{path}:{number}: not `query_id<TAB>text`")
+            if query_id in queries:
+                raise UserError(f"{path}:{number}: query id {query_id} stands twice")
+            queries[query_id] = text.strip()
+    return queries
+
+
+def write_queries(path: str | Path, queries: Queries) -> None:
+    """Write queries as TSV, atomically; white space inside a text becomes single spaces."""
+    with atomic(path) as target, target.open("w", encoding="utf-8") as file:
+        file.writelines(f"{query_id}\t{' '.join(text.split())}\n" for query_id, text in queries.items())
+
+
+def read_qrels(path: str | Path) -> Qrels:
+    """Judgments of a TREC qrels file `qid 0 docid grade`.
+
+    Raises:
+        UserError: a line has not four columns, or its grade is no whole number; file and line are named.
+    """
+    qrels: Qrels = {}
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            columns = line.split()
+            try:
+                query_id, _, doc_id, grade = columns
+                qrels.setdefault(query_id, {})[doc_id] = int(grade)
+            except ValueError:
+                raise UserError(f"{path}:{number}: not `query_id 0 doc_id grade`: {line.strip()!r}") from None
+    return qrels
+
+
+def write_qrels(path: str | Path, qrels: Qrels) -> None:
+    """Write judgments as TREC qrels, atomically."""
+    with atomic(path) as target, target.open("w", encoding="utf-8") as file:
+        for query_id, grades in qrels.items():
+            file.writelines(f"{query_id} 0 {doc_id} {grade}\n" for doc_id, grade in grades.items())
+
+
+def read_run(path: str | Path) -> Run:
+    """A TREC run `qid Q0 docid rank score tag`.
+
+    Raises:
+        UserError: a line has not six columns, or its score is no number; file and line are named.
+    """
+    run: Run = {}
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                query_id, _, doc_id, _, score, _ = line.split()
+                run.setdefault(query_id, {})[doc_id] = float(score)
+            except ValueError:
+                raise UserError(f"{path}:{number}: not `query_id Q0 doc_id rank score tag`: {line.strip()!r}") from None
+    return run
+
+
+def write_run(path: str | Path, run: Run, tag: str) -> None:
+    """Write a TREC run, atomically; documents in descending order of score, scores to six decimals."""
+    with atomic(path) as target, target.open("w", encoding="utf-8") as file:
+        for query_id, scores in run.items():
+            ranked = sorted(scores.items(), key=lambda item: -item[1])
+            file.writelines(
+                f"{query_id} Q0 {doc_id} {rank} {score:.6f} {tag}\n" for rank, (doc_id, score) in enumerate(ranked, 1)
+            )
+
+
+def cut_words(text: str, words: int | None) -> str:
+    """The first `words` white-space separated words of a text; all of it for None."""
+    return text if words is None else " ".join(text.split()[:words])
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level with dotted keys, as DVC and MLflow name params and metrics."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

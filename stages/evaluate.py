@@ -1,0 +1,45 @@
+"""Evaluate every run with ranx, checked by pytrec_eval, and compare it with the original query and the teacher.
+
+Reads params `evaluation`, `collection.tests` and `seed`. Writes metrics/evaluate/SPLIT/SYSTEM.json (validation is what
+choices are made on, the test sets are what counts), plots/systems.csv and the table report/results.md. The stage fails
+where ranx and pytrec_eval differ by more than 1e-6.
+"""
+
+import click
+from rich.console import Console
+
+from qedistill import report
+from qedistill.evaluation import SYSTEMS, evaluate
+from qedistill.layout import METRICS, PLOTS, RUNS, TABLE, qrels
+from qedistill.params import load_params
+from qedistill.text import atomic, read_qrels, read_run, write_csv, write_json
+from qedistill.tracking import stage_run
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    params = load_params()
+    tests = list(params.collection.tests)
+    splits = [*(("validation",) if params.collection.train else ()), *tests]
+    with stage_run("evaluate", params) as run:
+        figures, bars = {}, []
+        for split in splits:
+            runs = {s: read_run(path) for s in SYSTEMS if (path := RUNS / split / f"{s}.trec").exists()}
+            figures[split] = evaluate(read_qrels(qrels(split)), runs, params.evaluation, params.seed)
+            bars += [{"system": f"{split}: {s}", "ndcg@10": f["ndcg@10"]} for s, f in figures[split].items()]
+        with atomic(METRICS / "evaluate") as folder:
+            for split in splits:
+                for system, values in figures[split].items():
+                    write_json(folder / split / f"{system}.json", values)
+        write_csv(PLOTS / "systems.csv", bars)
+        header, body = report.rows(METRICS, tests)
+        with atomic(TABLE) as target:
+            target.write_text(report.to_markdown(header, body) + "\n", encoding="utf-8")
+        run.metrics(figures)
+        run.artifact(TABLE, PLOTS / "systems.csv")
+        run.whole_experiment(METRICS)
+    Console(width=160).print(report.to_rich(header, body))
+
+
+if __name__ == "__main__":
+    main()

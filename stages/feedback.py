@@ -1,0 +1,55 @@
+"""Score every candidate expansion of the training and validation queries by nDCG@10, in one batched search: data/feedback.jsonl.
+
+Reads params `feedback`, `student.max_words`, `retrieval.bm25`, `retrieval.threads` and `collection.language`.
+"""
+
+import time
+
+import click
+
+from qedistill.feedback import score_candidates
+from qedistill.layout import FEEDBACK, INDEX, METRICS, TEACHER, qrels, queries
+from qedistill.params import load_params
+from qedistill.prompts import STYLES
+from qedistill.retrieval import Searcher, combine
+from qedistill.text import cut_words, read_jsonl, read_qrels, read_queries, write_json, write_jsonl
+from qedistill.tracking import stage_run
+
+DEPTH = 10  # nDCG@10 looks no deeper
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    params = load_params()
+    with stage_run("feedback", params) as run:
+        start = time.perf_counter()
+        texts = read_queries(queries("train")) | read_queries(queries("validation"))
+        judgments = read_qrels(qrels("train")) | read_qrels(qrels("validation"))
+        candidates = [
+            record | {"text": cut_words(record["text"], params.student.max_words)}
+            for style in STYLES
+            for record in read_jsonl(TEACHER / f"{style}.jsonl")
+            if record["query_id"] in texts
+        ]
+        searches = {
+            str(position): combine(texts[c["query_id"]], c["text"], params.feedback.query_weight)
+            for position, c in enumerate(candidates)
+        }
+        searcher = Searcher(INDEX, params.collection.language, params.retrieval.bm25)
+        found = searcher.search(searches | {f"query {i}": text for i, text in texts.items()}, DEPTH, params.retrieval.threads)
+        scored = score_candidates(candidates, found, {i: found[f"query {i}"] for i in texts}, judgments)
+        write_jsonl(FEEDBACK, scored)
+        figures = {
+            "candidates": len(scored),
+            "ndcg@10": sum(c["ndcg@10"] for c in scored) / len(scored),
+            "baseline": sum(c["baseline"] for c in scored) / len(scored),
+            "beat_baseline": sum(c["ndcg@10"] > c["baseline"] for c in scored) / len(scored),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        write_json(METRICS / "feedback.json", figures)
+        run.metrics(figures)
+    click.echo(f"{len(scored)} candidates: mean nDCG@10 {figures['ndcg@10']:.4f}, the queries alone {figures['baseline']:.4f}")
+
+
+if __name__ == "__main__":
+    main()

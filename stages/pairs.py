@@ -1,0 +1,37 @@
+"""Make chosen/rejected pairs of the scored candidates: data/pairs/train.jsonl and validation.jsonl.
+
+Reads params `pairs`, `student.prompt`, `student.max_words`, `collection.language` and `collection.document`.
+metrics/pairs.json tells how many queries gave pairs and why the others did not.
+"""
+
+import click
+
+from qedistill.feedback import make_pairs
+from qedistill.layout import FEEDBACK, METRICS, PAIRS, queries
+from qedistill.params import load_params
+from qedistill.text import atomic, read_jsonl, read_queries, write_json, write_jsonl
+from qedistill.tracking import stage_run
+from qedistill.training.data import dpo_rows
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    params = load_params()
+    with stage_run("pairs", params) as run:
+        candidates = list(read_jsonl(FEEDBACK))
+        figures = {}
+        with atomic(PAIRS) as folder:
+            for split in ("train", "validation"):
+                texts = read_queries(queries(split))
+                own = [candidate for candidate in candidates if candidate["query_id"] in texts]
+                pairs, figures[split] = make_pairs(own, params.pairs)
+                write_jsonl(folder / f"{split}.jsonl", dpo_rows(texts, pairs, params.student, params.collection))
+        write_json(METRICS / "pairs.json", figures)
+        run.metrics(figures)
+    train = figures["train"]
+    click.echo(f"{train['pairs']} pairs of {train['with_pairs']} of {train['queries']} training queries; none from: " + ", ".join(
+        f"{count} {reason}" for reason, count in train["without_pairs"].items()))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Teach the student the teacher's expansions (SFT with LoRA, loss on the completion only): adapter models/sft.
+
+Reads params `sft`, `student.prompt`, `student.max_words`, `collection.language`, `collection.document` and `seed`.
+Killed, it goes on from its last checkpoint when run again; the checkpoint of the lowest validation loss is kept.
+"""
+
+import click
+
+from qedistill.layout import CHECKPOINTS, METRICS, MODELS, PLOTS, TEACHER, queries
+from qedistill.params import load_params
+from qedistill.prompts import STYLES
+from qedistill.text import atomic, read_jsonl, read_queries, write_csv, write_json
+from qedistill.tracking import stage_run
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    from qedistill.training.data import sft_rows
+    from qedistill.training.sft import train_sft
+
+    params = load_params()
+    with stage_run("sft", params) as run:
+        answers = [record for style in STYLES for record in read_jsonl(TEACHER / f"{style}.jsonl")]
+        train, validation = (
+            sft_rows(read_queries(queries(split)), answers, params.sft.samples, params.student, params.collection)
+            for split in ("train", "validation")
+        )
+        with atomic(MODELS / "sft") as folder:
+            figures = train_sft(
+                MODELS / "base", folder, train, validation, params.sft, params.seed, CHECKPOINTS / "sft",
+                lambda row: run.curve([row]),
+            )  # fmt: skip
+        write_csv(PLOTS / "sft.csv", figures.pop("curve"))
+        write_json(METRICS / "sft.json", figures)
+        run.metrics(figures)
+        run.artifact(PLOTS / "sft.csv")
+
+
+if __name__ == "__main__":
+    main()
