@@ -34,10 +34,14 @@ def main() -> None:
         figures = describe(splits, doc_ids)
         write_json(METRICS / "collection.json", figures)
         run.metrics(figures)
-    click.echo(f"{figures['documents']} documents; queries: " + ", ".join(f"{n} {len(s.queries)}" for n, s in splits.items()))
+    click.echo(
+        f"{figures['documents']} documents; queries: " + ", ".join(f"{n} {len(s.queries)}" for n, s in splits.items())
+    )
     for name in splits:
         if missing := figures[name]["dangling"]:
-            click.echo(f"{name}: {missing} of {figures[name]['judgments']} judgments are of documents not in the collection")
+            click.echo(
+                f"{name}: {missing} of {figures[name]['judgments']} judgments are of documents not in the collection"
+            )
 
 
 if __name__ == "__main__":

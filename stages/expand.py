@@ -44,7 +44,7 @@ def main(model: str) -> None:
             "seconds": round(seconds, 1),
             "tokens_per_second": round(tokens / seconds, 1),
         }
-        write_json(METRICS / "expand" / f"{model}.json", figures)
+        write_json(METRICS / f"expand@{model}.json", figures)
         run.metrics(figures)
     click.echo(f"{len(records)} queries expanded in {seconds:.0f} s, {figures['tokens_per_query']:.0f} tokens each")
 

@@ -1,6 +1,6 @@
 """Score every candidate expansion of the training and validation queries by nDCG@10, in one batched search: data/feedback.jsonl.
 
-Reads params `feedback`, `student.max_words`, `retrieval.bm25`, `retrieval.threads` and `collection.language`.
+Reads params `feedback`, `student.max_words`, `retrieval.bm25` and `collection.language`.
 """
 
 import time
@@ -36,7 +36,7 @@ def main() -> None:
             for position, c in enumerate(candidates)
         }
         searcher = Searcher(INDEX, params.collection.language, params.retrieval.bm25)
-        found = searcher.search(searches | {f"query {i}": text for i, text in texts.items()}, DEPTH, params.retrieval.threads)
+        found = searcher.search(searches | {f"query {i}": text for i, text in texts.items()}, DEPTH)
         scored = score_candidates(candidates, found, {i: found[f"query {i}"] for i in texts}, judgments)
         write_jsonl(FEEDBACK, scored)
         figures = {
@@ -48,7 +48,9 @@ def main() -> None:
         }
         write_json(METRICS / "feedback.json", figures)
         run.metrics(figures)
-    click.echo(f"{len(scored)} candidates: mean nDCG@10 {figures['ndcg@10']:.4f}, the queries alone {figures['baseline']:.4f}")
+    click.echo(
+        f"{len(scored)} candidates: mean nDCG@10 {figures['ndcg@10']:.4f}, the queries alone {figures['baseline']:.4f}"
+    )
 
 
 if __name__ == "__main__":

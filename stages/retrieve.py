@@ -35,14 +35,12 @@ def main(systems: tuple[str, ...]) -> None:
 
     def search(system: str) -> dict[str, Run]:
         if system in feedback:
-            return {s: searcher.search(texts[s], wanted.depth, wanted.threads, feedback[system]) for s in splits}
+            return {s: searcher.search(texts[s], wanted.depth, feedback[system]) for s in splits}
         found = {r["query_id"]: r["text"] for r in read_jsonl(SOURCES[system]) if r["sample"] == 0}
         weights[system], on_validation[system] = choose_weight(
             searcher, texts["validation"], read_qrels(qrels("validation")), found, wanted
         )
-        return {
-            s: searcher.search(expand(texts[s], found, weights[system]), wanted.depth, wanted.threads) for s in splits
-        }
+        return {s: searcher.search(expand(texts[s], found, weights[system]), wanted.depth) for s in splits}
 
     with stage_run("retrieve", params) as run, atomic(RUNS) as folder:
         for system in systems:

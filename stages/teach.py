@@ -29,7 +29,7 @@ def main(style: str) -> None:
             "answers": len(answers),
             "words_per_answer": sum(len(a["text"].split()) for a in answers) / len(answers),
         }
-        write_json(METRICS / "teach" / f"{style}.json", figures)
+        write_json(METRICS / f"teach@{style}.json", figures)
         run.metrics(figures)
     click.echo(f"{style}: {figures['answers']} answers to {figures['queries']} queries")
 

@@ -19,16 +19,14 @@ from qedistill.training.sft import train_sft
 
 SHARED = {
     "epochs": 2.0,
-    "learning_rate": 1e-2,
+    "learning_rate": 5e-2,
     "scheduler": "linear",
     "warmup_ratio": 0.1,
     "batch_size": 4,
     "gradient_accumulation": 1,
     "max_length": 96,
 }
-SFT = Sft(
-    **SHARED, samples=1, evaluations=3, lora=Lora(r=4, alpha=8.0, dropout=0.0, targets="all-linear")
-)
+SFT = Sft(**SHARED, samples=1, evaluations=3, lora=Lora(r=4, alpha=8.0, dropout=0.0, targets="all-linear"))
 DPO = Dpo(**SHARED, beta=0.5, loss="sigmoid")
 ANSWERS = ["list.sort sorts the list", "collections.Counter counts objects", "os.path.relpath returns a path"]
 
@@ -42,7 +40,9 @@ def answer(text: str) -> list[dict[str, str]]:
 
 
 ROWS = [{"prompt": prompt(i), "completion": answer(ANSWERS[i % 3])} for i in range(22)]
-PAIRS = [{"query_id": i, "prompt": prompt(i), "chosen": answer(ANSWERS[0]), "rejected": answer("no")} for i in range(14)]
+PAIRS = [
+    {"query_id": i, "prompt": prompt(i), "chosen": answer(ANSWERS[0]), "rejected": answer("no")} for i in range(14)
+]
 
 
 class Killed(Exception):
@@ -59,6 +59,17 @@ def kill_at(step: int):
 
 def weights(folder: Path) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    # Matrices this small gain nothing from a second thread, and on a busy machine wait seconds for it.
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +89,9 @@ def test_sft_learns_and_reports(sft):
     curve = metrics["curve"]
     assert metrics["steps"] == 10 and curve[0]["step"] == 1 and len(curve) == 10
     assert [row["step"] for row in curve if row["eval_loss"] is not None] == [4, 8, 10]
-    assert curve[-1]["loss"] < curve[0]["loss"] - 0.5
-    assert metrics["eval_loss"] == min(row["eval_loss"] for row in curve if row["eval_loss"] is not None)
+    validated = [row["eval_loss"] for row in curve if row["eval_loss"] is not None]
+    assert validated[-1] < validated[0] - 0.3 and metrics["train_loss"] < curve[0]["loss"] - 0.3
+    assert metrics["eval_loss"] == min(validated) and metrics["best_step"] == 10
     assert metrics["tokens"] > 500 and metrics["tokens_per_second"] > 0
     assert not (out.parent / "work").exists()
 
@@ -95,7 +107,9 @@ def test_sft_masks_the_prompt(base, tmp_path, monkeypatch):
 
     seen = []
     loss = SFTTrainer.compute_loss
-    monkeypatch.setattr(SFTTrainer, "compute_loss", lambda self, m, x, **k: seen.append(dict(x)) or loss(self, m, x, **k))
+    monkeypatch.setattr(
+        SFTTrainer, "compute_loss", lambda self, m, x, **k: seen.append(dict(x)) or loss(self, m, x, **k)
+    )
     train_sft(base, tmp_path / "out", ROWS[:4], [], SFT, 1, tmp_path / "work")
     _, tokenizer = student.load_student(base)
     labels = seen[0]["labels"]

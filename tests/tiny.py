@@ -45,6 +45,7 @@ def make_tiny_student(folder: Path, template: str | None = TEMPLATE, seed: int =
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
+        initializer_range=0.2,  # the default 0.02 gives so small a model next to no gradient
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,

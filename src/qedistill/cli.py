@@ -38,7 +38,9 @@ def use(profile: str) -> None:
 
 
 @main.command()
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put it into this Markdown file instead.")
+@click.option(
+    "--write", type=click.Path(dir_okay=False, path_type=Path), help="Put it into this Markdown file instead."
+)
 def table(write: Path | None) -> None:
     """Print the results table of the last `dvc repro`."""
     tests = list(load_params().collection.tests)

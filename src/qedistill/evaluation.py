@@ -72,10 +72,10 @@ def _paired_tests(
     """ranx.compare's p-value for every two systems (two-sided, not corrected for the number of tests)."""
     if len(runs) < 2:
         return {}
-    query_ids = sorted(qrels)
+    judged, ranked = measures.to_ranx(measures.view(qrels, "grades"), runs)
     report = ranx.compare(
-        ranx.Qrels(measures.view(qrels, "grades")),
-        [measures.to_ranx(run, name, query_ids) for name, run in runs.items()],
+        judged,
+        ranked,
         [measures.NDCG],
         stat_test=params.test,
         max_p=params.alpha,

@@ -27,7 +27,10 @@ def score_candidates(candidates: list[Candidate], run: Run, baseline: Run, qrels
     by_query = dict(zip(sorted(qrels), original[measures.NDCG], strict=True))
     return [
         candidate
-        | {"ndcg@10": round(float(by_key[str(position)]), 6), "baseline": round(float(by_query[candidate["query_id"]]), 6)}
+        | {
+            "ndcg@10": round(float(by_key[str(position)]), 6),
+            "baseline": round(float(by_query[candidate["query_id"]]), 6),
+        }
         for position, candidate in enumerate(candidates)
     ]
 

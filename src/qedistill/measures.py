@@ -49,14 +49,32 @@ def view(qrels: Qrels, reads: str, relevance_level: int = 1) -> Qrels:
     return {query_id: {doc_id: grade(g) for doc_id, g in grades.items()} for query_id, grades in qrels.items()}
 
 
-def to_ranx(run: Run, name: str, query_ids: list[str]) -> ranx.Run:
-    """A ranx run in trec_eval's order, over exactly these queries; one without results gets an unjudged document,
-    for ranx and pytrec_eval both pass over a query that has none."""
-    ranked = rank(run)
-    return ranx.Run({q: ranked.get(q) or {"": 0.0} for q in query_ids}, name=name)
+def to_ranx(qrels: Qrels, runs: dict[str, Run]) -> tuple[ranx.Qrels, list[ranx.Run]]:
+    """Judgments and runs for ranx: runs in trec_eval's order, over exactly the queries judged.
+
+    Documents get names of eight characters: ranx compiles its loops anew, for half a minute, for every width of the
+    longest document id it meets, and keeps what it compiled. A query without results gets a document nobody judged,
+    for ranx passes over a query that has none.
+    """
+    number: dict[str, int] = {}
+
+    def name(doc_id: str) -> str:
+        return f"{number.setdefault(doc_id, len(number)):08d}"
+
+    judged = {q: {name(doc_id): grade for doc_id, grade in grades.items()} for q, grades in qrels.items()}
+    ranked = {
+        system: {q: {name(d): s for d, s in found.items()} for q, found in rank(run).items() if q in qrels and found}
+        for system, run in runs.items()
+    }
+    return ranx.Qrels(judged), [
+        ranx.Run({q: run.get(q, {"unjudged": 0.0}) for q in sorted(qrels)}, name=system)
+        for system, run in ranked.items()
+    ]
 
 
-def score(qrels: Qrels, run: Run, measures: tuple[str, ...] = MEASURES, relevance_level: int = 1) -> dict[str, np.ndarray]:
+def score(
+    qrels: Qrels, run: Run, measures: tuple[str, ...] = MEASURES, relevance_level: int = 1
+) -> dict[str, np.ndarray]:
     """Scores of a run on every query of `qrels`; a query that the run lacks scores 0.
 
     Args:
@@ -69,14 +87,12 @@ def score(qrels: Qrels, run: Run, measures: tuple[str, ...] = MEASURES, relevanc
         Disagreement: a score by ranx differs from pytrec_eval's by more than 1e-6.
     """
     query_ids = sorted(qrels)
-    ours = to_ranx(run, "run", query_ids)
     scores: dict[str, np.ndarray] = {}
     for measure in measures:
         by_ranx, by_trec, reads = _MEASURES[measure]
         seen = view(qrels, reads, relevance_level)
-        scores[measure] = np.asarray(
-            ranx.evaluate(ranx.Qrels(seen), ours, by_ranx, return_mean=False), dtype=float
-        )
+        judged, (ours,) = to_ranx(seen, {"run": run})
+        scores[measure] = np.asarray(ranx.evaluate(judged, ours, by_ranx, return_mean=False), dtype=float)
         theirs = pytrec_eval.RelevanceEvaluator(seen, {by_trec}).evaluate(run)
         expected = np.array([theirs.get(query_id, {}).get(by_trec, 0.0) for query_id in query_ids])
         worst = int(np.argmax(np.abs(scores[measure] - expected)))

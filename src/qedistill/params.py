@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from qedistill.errors import UserError
 
@@ -62,7 +63,6 @@ class Rocchio(Group):
 
 class Retrieval(Group):
     depth: Positive
-    threads: Positive
     bm25: Bm25
     rm3: Rm3
     rocchio: Rocchio
@@ -210,9 +210,11 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise UserError(f"{path}: {'; '.join(_explain(e) for e in error.errors())}") from None
 
 
-def _explain(error: "dict") -> str:  # type: ignore[type-arg]
+def _explain(error: ErrorDetails) -> str:
     # A union adds the name of its branch to the location; that is no key of the file.
-    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function", "constrained", "literal")))
+    key = ".".join(
+        str(part) for part in error["loc"] if not str(part).startswith(("function", "constrained", "literal"))
+    )
     match error["type"]:
         case "extra_forbidden":
             return f"unknown parameter {key}"

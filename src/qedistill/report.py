@@ -55,7 +55,7 @@ def rows(metrics: Path, tests: list[str]) -> tuple[list[str], list[list[str]]]:
         row = [NAMES[name], str(weights.get(name, "–"))]
         for test in tests:
             row += _cells(results[test].get(name))
-        cost = metrics / "expand" / f"{name}.json"
+        cost = metrics / f"expand@{name}.json"
         row.append(f"{read_json(cost)['tokens_per_query']:.0f}" if cost.exists() else "–")
         body.append(row)
     return header, body

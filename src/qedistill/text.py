@@ -23,6 +23,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` (file or folder) that becomes `path` if the block ends well, and vanishes if not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
+        shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         target = Path(folder) / path.name
         yield target
@@ -35,7 +37,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def open_text(path: str | Path) -> Iterator[IO[str]]:
     """Open a text file for reading, plain or gzip; a missing file is a UserError."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8") as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if str(path).endswith(".gz")
+            else open(path, encoding="utf-8") as file
+        ):
             yield file
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

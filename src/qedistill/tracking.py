@@ -31,12 +31,15 @@ from qedistill.text import flatten, read_json
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-KEY_TAG = "qedistill.experiment_key"
+KEY_TAG = "qedistill.experiment_key"  # the parent's alone: it is found by it
+PARENT_TAG = "mlflow.parentRunId"
+DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 CODE = ("src", "stages", "dvc.yaml")  # what makes a commit "dirty"; params have their digest, DVC rewrites the rest
 NO_DATA = (*CODE, "metrics", "plots")
 ENVIRONMENT = {  # before MLflow is imported; what the user set wins
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # else a first run tells of every table it makes
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password the address may carry
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # else a dead server holds a stage up for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
@@ -71,11 +74,13 @@ class StageRun:
     def whole_experiment(self, folder: str | Path = "metrics") -> None:
         """Put on the parent what holds when the last stage runs, skipped stages included: figures and data hashes.
 
-        The figures are those of `folder/<stage>.json`, the hashes those DVC noted of every data file in dvc.lock.
+        The figures are those of `folder/<stage>.json` and, dotted, of `folder/<stage>/….json`; the hashes those DVC
+        noted of every data file in dvc.lock.
         """
         figures: dict[str, float] = {}
-        for path in sorted(Path(folder).glob("*.json")):
-            figures |= _figures(path.stem, read_json(path))
+        for path in sorted(Path(folder).rglob("*.json")):
+            stage, *names = path.relative_to(folder).with_suffix("").parts
+            figures |= _figures(stage, {".".join(names): read_json(path)} if names else read_json(path))
         self._try(self._log_on_parent, figures)
         self._try(_log_hashes, self.client, self.parent_id, _hashes("deps", "outs", but=self.stage))
 
@@ -94,7 +99,7 @@ class StageRun:
             return
         try:
             call(*args)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever fails here, the stage's work is not to be lost
             self._lost = True
             click.echo(f"Warning: MLflow lacks what {self.stage} logs from here on: {_public(error)}", err=True)
 
@@ -115,7 +120,7 @@ def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.as_posix()}/mlflow.db"
     try:
         run = _open(stage, params, uri, root)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - database, network, server: to the user one thing
         where = f"{_public(uri)} (MLFLOW_TRACKING_URI, else mlflow.db in the repository root)"
         raise UserError(f"cannot use the MLflow store {where}: {_public(error)}") from None
     try:
@@ -136,51 +141,48 @@ def repository_root(folder: Path) -> Path:
 
 
 def _open(stage: str, params: Params, uri: str, root: Path) -> StageRun:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     from mlflow.tracking import MlflowClient  # seconds to import
 
     client = MlflowClient(uri)
-    experiment_id = _experiment_id(client, params.tracking.experiment, root, local="MLFLOW_TRACKING_URI" not in os.environ)
+    # A server knows where artifacts go; beside a bare database MLflow would put them in the working folder.
+    artifacts = (root / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
+    experiment_id = _experiment_id(client, params.tracking.experiment, artifacts)
+
     flat = flatten(params.model_dump())
     commit = _git("rev-parse", "HEAD")
     digest = _digest(params.model_dump(exclude={"tracking"}))
     name = os.environ.get("DVC_EXP_NAME") or f"{commit[:7] or 'no-git'}-{digest[:8]}"
     tags = {
-        KEY_TAG: _digest([name, commit, digest]),
-        "qedistill.params_digest": digest[:8],
         "mlflow.source.git.commit": commit,
         "mlflow.source.git.branch": _git("branch", "--show-current"),  # none in an experiment of DVC
         "git.dirty": str(bool(_git("status", "--porcelain", "--", *CODE))).lower(),
+        "qedistill.params_digest": digest[:8],
     }
-    found = client.search_runs(
-        [experiment_id], f"tags.`{KEY_TAG}` = '{tags[KEY_TAG]}'", max_results=1, order_by=["start_time ASC"]
-    )
-    if found:
+    key = _digest([name, commit, digest])
+    if found := client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1):
         parent_id = found[0].info.run_id
         client.update_run(parent_id, status="RUNNING")
     else:
-        parent_id = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+        parent_id = client.create_run(experiment_id, tags={**tags, KEY_TAG: key}, run_name=name).info.run_id
         _log_params(client, parent_id, flat)
 
     declared, needed = _declared(stage, flat)
-    del tags[KEY_TAG]  # the parent's alone: it is found by it
-    run_id = client.create_run(experiment_id, tags=tags | {"mlflow.parentRunId": parent_id}, run_name=stage).info.run_id
-    _log_params(client, run_id, declared)
     hashes = _hashes("outs")
+    run_id = client.create_run(experiment_id, tags={**tags, PARENT_TAG: parent_id}, run_name=stage).info.run_id
+    _log_params(client, run_id, declared)
     _log_hashes(client, run_id, {path: hashes[path] for path in needed if path in hashes})
     return StageRun(client, parent_id, run_id, stage)
 
 
-def _experiment_id(client: "MlflowClient", name: str, root: Path, local: bool) -> str:
+def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     if experiment := client.get_experiment_by_name(name):
         return str(experiment.experiment_id)
-    # Elsewhere than in the repository, the server knows where artifacts go. The tag spares the UI asking what this is.
-    artifacts = (root / "mlartifacts").as_uri() if local else None
     try:
-        return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
+        return str(client.create_experiment(name, artifacts))
     except MlflowException:
         # Another worker of DVC's queue may have been faster.
         if experiment := client.get_experiment_by_name(name):

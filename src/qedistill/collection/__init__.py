@@ -121,7 +121,9 @@ def check_leak(train: Queries, test: Queries, name: str) -> None:
     leaks = [(query_id, known[normalise(text)]) for query_id, text in test.items() if normalise(text) in known]
     if leaks:
         pairs = ", ".join(f"{test_id} = {train_id}" for test_id, train_id in leaks[:3])
-        raise UserError(f"collection.tests.{name}: {len(leaks)} of its queries stand in train too ({pairs}); remove them")
+        raise UserError(
+            f"collection.tests.{name}: {len(leaks)} of its queries stand in train too ({pairs}); remove them"
+        )
 
 
 def describe(splits: Mapping[str, Split], doc_ids: set[str]) -> dict[str, Any]:

@@ -24,35 +24,153 @@ from qedistill.errors import UserError
 from qedistill.text import open_text, read_qrels, read_queries
 
 # Submodules that their packages document as public; top-level modules of the standard library need no entry.
-SUBMODULES = """
-collections.abc concurrent.futures email.message email.mime.text email.parser html.parser http.client http.cookies
-http.server importlib.metadata importlib.resources importlib.util json.decoder logging.config logging.handlers
-multiprocessing.pool multiprocessing.shared_memory os.path unittest.mock urllib.error urllib.parse urllib.request
-wsgiref.simple_server xml.etree.ElementTree xmlrpc.client
-numpy numpy.char numpy.fft numpy.linalg numpy.ma numpy.polynomial numpy.random numpy.testing
-pandas pandas.api.types pandas.plotting pandas.testing
-scipy.cluster.hierarchy scipy.cluster.vq scipy.constants scipy.fft scipy.integrate scipy.interpolate scipy.io
-scipy.linalg scipy.ndimage scipy.optimize scipy.signal scipy.sparse scipy.sparse.csgraph scipy.sparse.linalg
-scipy.spatial scipy.spatial.distance scipy.special scipy.stats
-sklearn.cluster sklearn.compose sklearn.covariance sklearn.datasets sklearn.decomposition sklearn.dummy
-sklearn.ensemble sklearn.feature_extraction sklearn.feature_extraction.text sklearn.feature_selection
-sklearn.gaussian_process sklearn.impute sklearn.inspection sklearn.isotonic sklearn.kernel_approximation
-sklearn.linear_model sklearn.manifold sklearn.metrics sklearn.mixture sklearn.model_selection sklearn.multiclass
-sklearn.naive_bayes sklearn.neighbors sklearn.neural_network sklearn.pipeline sklearn.preprocessing
-sklearn.random_projection sklearn.svm sklearn.tree sklearn.utils
-""".split()
+SUBMODULES = [
+    "collections.abc",
+    "concurrent.futures",
+    "email.message",
+    "email.mime.text",
+    "email.parser",
+    "html.parser",
+    "http.client",
+    "http.cookies",
+    "http.server",
+    "importlib.metadata",
+    "importlib.resources",
+    "importlib.util",
+    "json.decoder",
+    "logging.config",
+    "logging.handlers",
+    "multiprocessing.pool",
+    "multiprocessing.shared_memory",
+    "os.path",
+    "unittest.mock",
+    "urllib.error",
+    "urllib.parse",
+    "urllib.request",
+    "wsgiref.simple_server",
+    "xml.etree.ElementTree",
+    "xmlrpc.client",
+    "numpy",
+    "numpy.char",
+    "numpy.fft",
+    "numpy.linalg",
+    "numpy.ma",
+    "numpy.polynomial",
+    "numpy.random",
+    "numpy.testing",
+    "pandas",
+    "pandas.api.types",
+    "pandas.plotting",
+    "pandas.testing",
+    "scipy.cluster.hierarchy",
+    "scipy.cluster.vq",
+    "scipy.constants",
+    "scipy.fft",
+    "scipy.integrate",
+    "scipy.interpolate",
+    "scipy.io",
+    "scipy.linalg",
+    "scipy.ndimage",
+    "scipy.optimize",
+    "scipy.signal",
+    "scipy.sparse",
+    "scipy.sparse.csgraph",
+    "scipy.sparse.linalg",
+    "scipy.spatial",
+    "scipy.spatial.distance",
+    "scipy.special",
+    "scipy.stats",
+    "sklearn.cluster",
+    "sklearn.compose",
+    "sklearn.covariance",
+    "sklearn.datasets",
+    "sklearn.decomposition",
+    "sklearn.dummy",
+    "sklearn.ensemble",
+    "sklearn.feature_extraction",
+    "sklearn.feature_extraction.text",
+    "sklearn.feature_selection",
+    "sklearn.gaussian_process",
+    "sklearn.impute",
+    "sklearn.inspection",
+    "sklearn.isotonic",
+    "sklearn.kernel_approximation",
+    "sklearn.linear_model",
+    "sklearn.manifold",
+    "sklearn.metrics",
+    "sklearn.mixture",
+    "sklearn.model_selection",
+    "sklearn.multiclass",
+    "sklearn.naive_bayes",
+    "sklearn.neighbors",
+    "sklearn.neural_network",
+    "sklearn.pipeline",
+    "sklearn.preprocessing",
+    "sklearn.random_projection",
+    "sklearn.svm",
+    "sklearn.tree",
+    "sklearn.utils",
+]
 
 # Left out: modules whose import opens a window, prints or warns of removal, and those that repeat others.
-SKIPPED = """
-antigravity this idlelib tkinter turtle turtledemo lib2to3 test distutils msilib msvcrt winreg winsound nt
-aifc asynchat asyncore audioop cgi cgitb chunk crypt imghdr imp mailcap nis nntplib ossaudiodev pipes smtpd sndhdr spwd
-sunau telnetlib uu xdrlib ntpath posixpath nturl2path encodings ensurepip opcode pyclbr symtable tabnanny venv
-""".split()
+SKIPPED = [
+    "antigravity",
+    "this",
+    "idlelib",
+    "tkinter",
+    "turtle",
+    "turtledemo",
+    "lib2to3",
+    "test",
+    "distutils",
+    "msilib",
+    "msvcrt",
+    "winreg",
+    "winsound",
+    "nt",
+    "aifc",
+    "asynchat",
+    "asyncore",
+    "audioop",
+    "cgi",
+    "cgitb",
+    "chunk",
+    "crypt",
+    "imghdr",
+    "imp",
+    "mailcap",
+    "nis",
+    "nntplib",
+    "ossaudiodev",
+    "pipes",
+    "smtpd",
+    "sndhdr",
+    "spwd",
+    "sunau",
+    "telnetlib",
+    "uu",
+    "xdrlib",
+    "ntpath",
+    "posixpath",
+    "nturl2path",
+    "encodings",
+    "ensurepip",
+    "opcode",
+    "pyclbr",
+    "symtable",
+    "tabnanny",
+    "venv",
+]
 
 # Third-party classes whose methods are documents too; those of every class of the standard library are.
-METHODS_OF = """
-numpy.ndarray numpy.random.Generator pandas.DataFrame pandas.Series pandas.Index pandas.Timestamp
-""".split()
+METHODS_OF = [
+    "numpy.ndarray",
+    "numpy.random.Generator",
+    "pandas.DataFrame",
+    "pandas.Series",
+    "pandas.Index",
+    "pandas.Timestamp",
+]
 
 MIN_WORDS, MAX_WORDS = 3, 110
 MAX_MISSING = 0.02  # share of the judged documents that other versions of the packages may lack

@@ -35,7 +35,14 @@ def teach(
         for asked, count in ((learning, teacher.samples), (testing, 1)):
             prompts = {i: few_shot(text, exemplars, params.collection, teacher.max_words) for i, text in asked.items()}
             answers += generate(
-                model, tokenizer, prompts, teacher.max_new_tokens, teacher.temperature, count, teacher.batch_size, params.seed
+                model,
+                tokenizer,
+                prompts,
+                teacher.max_new_tokens,
+                teacher.temperature,
+                count,
+                teacher.batch_size,
+                params.seed,
             )
     model_name = teacher.model or "recorded"
     return [{"query_id": a["query_id"], "style": style, "sample": a["sample"], "text": a["text"], "model": model_name}

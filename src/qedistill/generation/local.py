@@ -58,7 +58,7 @@ def generate(
                 records[row] = {
                     "query_id": query,
                     "sample": sample,
-                    "text": " ".join(tokenizer.decode(answer, skip_special_tokens=True).split()),
+                    "text": " ".join(str(tokenizer.decode(answer, skip_special_tokens=True)).split()),
                     "prompt_tokens": len(ids),
                     "completion_tokens": len(answer),
                     "seconds": seconds,

@@ -92,7 +92,7 @@ def _configure(home: Path) -> None:
 
 
 def _quiet(autoclass: Any) -> None:
-    """Only errors: Anserini logs its settings to standard output, Lucene the missing vector module to standard error."""
+    """Only errors: Anserini logs its settings to standard output, Lucene the lack of the vector module to the other."""
     autoclass("java.util.logging.LogManager").getLogManager().reset()
     level = autoclass("org.apache.logging.log4j.Level").ERROR
     autoclass("org.apache.logging.log4j.core.config.Configurator").setRootLevel(level)

@@ -22,14 +22,16 @@ SHOWN: dict[str, Any] = {"console": TERMINAL, "transient": True, "disable": not 
 INDEX_BATCH = 5_000  # documents handed to Java at once; few enough to hold in memory, enough to keep threads busy
 SEARCH_BATCH = 200  # queries: at depth 1,000, some 100 MB of hits in Java
 INDEX_BUFFER = 512.0  # MB of postings before Lucene flushes; Anserini's 2,048 overflow the heap of a machine of 8 GB
+THREADS = 1  # Anserini 1.7 takes the number, and uses every processor the process may run on all the same
 RM3_DOCS = 50  # Anserini ranks so many documents before RM3 (SearchCollection's rerankcutoff)
 
 
 def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: str, threads: int) -> int:
     """Index documents {"doc_id", "title", "text"}, title and text as one field; returns how many are in the index.
 
-    The caller sees to it that a whole folder appears or none (`text.atomic`). Documents without any text are left out, as Anserini does. `threads` decide in which order Lucene numbers the
-    documents, but not what is found: statistics are of the whole collection, and ties are broken by doc_id.
+    The caller sees to it that a whole folder appears or none (`text.atomic`). Documents without any text are left
+    out, as Anserini does. `threads` decide in which order Lucene numbers the documents, but not what is found:
+    statistics are of the whole collection, and ties are broken by doc_id.
 
     Raises:
         UserError: no document has text, Lucene did not take them all, or it has no analyser for the language.
@@ -78,7 +80,7 @@ class Searcher:
         self._english = language == "en"
         self._json = _json_writer()
 
-    def search(self, queries: Queries, depth: int, threads: int, feedback: Rm3 | Rocchio | None = None) -> Run:
+    def search(self, queries: Queries, depth: int, feedback: Rm3 | Rocchio | None = None) -> Run:
         """The best `depth` documents of every query and their scores, best first.
 
         A query without a known word has no documents, but is there.
@@ -86,8 +88,6 @@ class Searcher:
         Scores are rounded to four decimals and ties told apart by a millionth, in the order of doc_id (Anserini's
         ScoreTiesAdjusterReranker).
 
-        Args:
-            threads: only a wish: Anserini 1.7.1 takes it and then uses every processor the process may run on.
 
         Raises:
             UserError: RM3 is to learn from more documents than Anserini gives it.
@@ -99,7 +99,7 @@ class Searcher:
         batches = list(_batches(queries.items(), SEARCH_BATCH))
         for batch in track(batches, "Searching", **SHOWN):
             ids, texts = _java_list(i for i, _ in batch), _java_list(text for _, text in batch)
-            found = json.loads(self._json.writeValueAsString(self._java.batch_search(texts, ids, hits, threads)))
+            found = json.loads(self._json.writeValueAsString(self._java.batch_search(texts, ids, hits, THREADS)))
             run |= {i: {hit["docid"]: hit["score"] for hit in found[i][:depth]} for i, _ in batch}
         return run
 

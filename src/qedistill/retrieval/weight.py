@@ -27,6 +27,6 @@ def choose_weight(
         return params.query_weight, {}
     figures = {}
     for weight in sorted(params.query_weights):
-        run = searcher.search(expand(queries, expansions, weight), DEPTH, params.threads)
+        run = searcher.search(expand(queries, expansions, weight), DEPTH)
         figures[weight] = float(measures.score(qrels, run, (measures.NDCG,))[measures.NDCG].mean())
     return max(figures, key=lambda weight: figures[weight]), figures

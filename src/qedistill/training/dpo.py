@@ -55,7 +55,7 @@ def train_dpo(
     model, tokenizer = load_student(sft, base, trainable=True)
     run.require_room([pair["prompt"] for pair in pairs], tokenizer, params.max_length, "dpo")
     with run.scoring_labels_only():
-        trainer = DPOTrainer(
+        trainer: Any = DPOTrainer(
             model=model,
             args=DPOConfig(
                 beta=params.beta,
@@ -71,9 +71,8 @@ def train_dpo(
         # TRL copied the SFT adapter to "ref" and has scored every pair with it. Without the copy, checkpoints hold
         # one adapter; a resumed run makes it anew from the SFT student, not from the checkpoint.
         trainer.model.delete_adapter("ref")
-        rows = trainer.train_dataset
-        lengths = [(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
-        run.by_length(trainer, [len(row["prompt_ids"]) + max(length) for row, length in zip(rows, lengths, strict=True)])
+        lengths = [_lengths(row) for row in trainer.train_dataset]
+        run.by_length(trainer, [prompt + max(chosen, rejected) for prompt, chosen, rejected in lengths])
         metrics = run.train(trainer, checkpoint, _CHECKPOINTS, on_log)
     save_adapter(trainer.model, tokenizer, out)
     shutil.rmtree(work)
@@ -93,6 +92,10 @@ def _rewards(curve: list[dict[str, Any]]) -> dict[str, float]:
     return rewards
 
 
-def _mean_lengths(lengths: list[tuple[int, int]]) -> dict[str, float]:
-    chosen, rejected = zip(*lengths, strict=True)
+def _lengths(row: dict[str, list[int]]) -> tuple[int, int, int]:
+    return len(row["prompt_ids"]), len(row["chosen_ids"]), len(row["rejected_ids"])
+
+
+def _mean_lengths(lengths: list[tuple[int, int, int]]) -> dict[str, float]:
+    _, chosen, rejected = zip(*lengths, strict=True)
     return {"chosen_tokens": sum(chosen) / len(chosen), "rejected_tokens": sum(rejected) / len(rejected)}

