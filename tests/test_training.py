@@ -25,8 +25,9 @@ SHARED = {
     "batch_size": 4,
     "gradient_accumulation": 1,
     "max_length": 96,
+    "evaluations": 3,
 }
-SFT = Sft(**SHARED, samples=1, evaluations=3, lora=Lora(r=4, alpha=8.0, dropout=0.0, targets="all-linear"))
+SFT = Sft(**SHARED, samples=1, lora=Lora(r=4, alpha=8.0, dropout=0.0, targets="all-linear"))
 DPO = Dpo(**SHARED, beta=0.5, loss="sigmoid")
 ANSWERS = ["list.sort sorts the list", "collections.Counter counts objects", "os.path.relpath returns a path"]
 

@@ -138,11 +138,11 @@ class Training(Group):
     batch_size: Positive
     gradient_accumulation: Positive
     max_length: Positive
+    evaluations: Positive
 
 
 class Sft(Training):
     samples: Positive
-    evaluations: Positive
     lora: Lora
 
 

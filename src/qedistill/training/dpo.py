@@ -10,8 +10,6 @@ from qedistill.training.model import load_student, save_adapter
 
 Pair = dict[str, Any]  # {"prompt": [messages], "chosen": [messages], "rejected": [messages]}, as TRL takes them
 
-_CHECKPOINTS = 3  # and validations, evenly spaced
-
 
 def train_dpo(
     base: Path,
@@ -73,7 +71,7 @@ def train_dpo(
         trainer.model.delete_adapter("ref")
         lengths = [_lengths(row) for row in trainer.train_dataset]
         run.by_length(trainer, [prompt + max(chosen, rejected) for prompt, chosen, rejected in lengths])
-        metrics = run.train(trainer, checkpoint, _CHECKPOINTS, on_log)
+        metrics = run.train(trainer, checkpoint, params.evaluations, on_log)
     save_adapter(trainer.model, tokenizer, out)
     shutil.rmtree(work)
     return metrics | _rewards(metrics["curve"]) | _mean_lengths(lengths)
