@@ -71,17 +71,17 @@ def test_repeated_terms_count_as_often(birds: Searcher) -> None:
 
 @pytest.mark.parametrize("feedback", [RM3, ROCCHIO])
 def test_feedback(birds: Searcher, feedback: Rm3 | Rocchio) -> None:
-    plain = birds.search({"q": "kestrel"}, 10, 1)["q"]
-    expanded = birds.search({"q": "kestrel"}, 10, 1, feedback)["q"]
+    plain = birds.search({"q": "kestrel"}, 10)["q"]
+    expanded = birds.search({"q": "kestrel"}, 10, feedback)["q"]
     assert "related" in expanded and "related" not in plain
     assert plain["short"] > plain["long-1"] and expanded["long-1"] > expanded["short"]
-    assert birds.search({"q": "kestrel"}, 10, 1)["q"] == plain, "feedback does not outlast its search"
+    assert birds.search({"q": "kestrel"}, 10)["q"] == plain, "feedback does not outlast its search"
 
 
 @pytest.mark.parametrize("feedback", [None, RM3, ROCCHIO])
 def test_every_query_is_answered(birds: Searcher, feedback: Rm3 | Rocchio | None) -> None:
     queries = {"empty": "", "stopwords": "the of", "unknown": "xyzzy", "odd": "\0 \U0001f600", "good": "kestrel"}
-    run = birds.search(queries, 10, 1, feedback)
+    run = birds.search(queries, 10, feedback)
     assert list(run) == list(queries)
     assert [query_id for query_id, found in run.items() if found] == ["good"]
 
@@ -89,25 +89,25 @@ def test_every_query_is_answered(birds: Searcher, feedback: Rm3 | Rocchio | None
 @pytest.mark.parametrize("feedback", [None, RM3, ROCCHIO])
 def test_long_query(birds: Searcher, feedback: Rm3 | Rocchio | None) -> None:
     words = " ".join(f"word{n}" for n in range(3000))
-    assert "long-1" in birds.search({"q": f"{words} talons"}, 10, 1, feedback)["q"]
+    assert "long-1" in birds.search({"q": f"{words} talons"}, 10, feedback)["q"]
 
 
 def test_many_queries_and_depth(birds: Searcher) -> None:
     run = birds.search({str(n): "painting" for n in range(450)}, depth=3)
     assert len(run) == 450 and {len(found) for found in run.values()} == {3}
     assert list(run["449"]) == ["filler-0", "filler-1", "filler-10"], "ties stand in the order of doc_id"
-    assert len(birds.search({"q": "kestrel"}, 2, 1, ROCCHIO)["q"]) == 2
+    assert len(birds.search({"q": "kestrel"}, 2, ROCCHIO)["q"]) == 2
 
 
 def test_rm3_refuses_what_anserini_would_cut(birds: Searcher) -> None:
     with pytest.raises(UserError, match="fb_docs is 51"):
-        birds.search({"q": "kestrel"}, 10, 1, RM3.model_copy(update={"fb_docs": 51}))
+        birds.search({"q": "kestrel"}, 10, RM3.model_copy(update={"fb_docs": 51}))
 
 
 def test_chinese(chinese: Searcher) -> None:
-    assert list(chinese.search({"q": "中国首都"}, 10, 1)["q"]) == ["capital"]
+    assert list(chinese.search({"q": "中国首都"}, 10)["q"]) == ["capital"]
     for feedback in RM3, ROCCHIO:
-        assert set(chinese.search({"q": "熊猫"}, 10, 1, feedback)["q"]) == {"panda", "forest"}
+        assert set(chinese.search({"q": "熊猫"}, 10, feedback)["q"]) == {"panda", "forest"}
 
 
 def test_title_counts_and_documents_without_text_do_not(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_title_counts_and_documents_without_text_do_not(tmp_path: Path) -> None:
         {"doc_id": "3", "title": "", "text": "Bern"},
     ]
     assert build_index(iter(given), tmp_path / "index", "en", 1) == 2
-    run = Searcher(tmp_path / "index", "en", BM25).search({"z": "zürich", "b": "bern"}, 10, 1)
+    run = Searcher(tmp_path / "index", "en", BM25).search({"z": "zürich", "b": "bern"}, 10)
     assert {query_id: list(found) for query_id, found in run.items()} == {"z": ["1"], "b": ["3"]}
 
 
@@ -151,7 +151,7 @@ from qedistill.params import Bm25
 assert "jnius" not in sys.modules, "the import starts no JVM"
 folder = pathlib.Path({str(tmp_path / "index")!r})
 build_index([{{"doc_id": "1", "title": "", "text": "kestrel"}}], folder, "en", 1)
-assert Searcher(folder, "en", Bm25(k1=0.9, b=0.4)).search({{"q": "kestrel"}}, 10, 1)["q"]
+assert Searcher(folder, "en", Bm25(k1=0.9, b=0.4)).search({{"q": "kestrel"}}, 10)["q"]
 assert "OPENAI_API_KEY" not in os.environ
 try:
     signal.raise_signal(signal.SIGINT)
