@@ -9,6 +9,7 @@ import click
 from qedistill.collection import describe, read_documents, read_splits
 from qedistill.layout import COLLECTION, METRICS
 from qedistill.params import load_params
+from qedistill.progress import track
 from qedistill.text import atomic, write_json, write_jsonl, write_qrels, write_queries
 from qedistill.tracking import stage_run
 
@@ -22,7 +23,7 @@ def main() -> None:
         doc_ids: set[str] = set()
 
         def documents():  # type: ignore[no-untyped-def]
-            for document in read_documents(params.collection):
+            for document in track(read_documents(params.collection), "Reading documents"):
                 doc_ids.add(document["doc_id"])
                 yield document
 

@@ -6,11 +6,10 @@ Reads params `collection.language` and `index`. Positions and document vectors a
 import time
 
 import click
-from rich.console import Console
-from rich.progress import track
 
 from qedistill.layout import COLLECTION, INDEX, METRICS
 from qedistill.params import load_params
+from qedistill.progress import track
 from qedistill.retrieval import build_index
 from qedistill.text import atomic, read_json, read_jsonl, write_json
 from qedistill.tracking import stage_run
@@ -23,9 +22,7 @@ def main() -> None:
         start = time.perf_counter()
         total = read_json(METRICS / "collection.json")["documents"]
         with atomic(INDEX) as folder:
-            documents = track(
-                read_jsonl(COLLECTION / "corpus.jsonl"), "Indexing", total, console=Console(stderr=True), transient=True
-            )
+            documents = track(read_jsonl(COLLECTION / "corpus.jsonl"), "Indexing", total)
             count = build_index(documents, folder, params.collection.language, params.index.threads)
         figures = {"documents": count, "seconds": round(time.perf_counter() - start, 1)}
         write_json(METRICS / "index.json", figures)

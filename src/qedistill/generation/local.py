@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from qedistill.progress import track
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -45,11 +47,10 @@ def generate(
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row][2]))
     records: list[dict[str, Any]] = [{} for _ in rows]
     devices = [model.device] if model.device.type == "cuda" else []
-    with _progress() as progress, torch.random.fork_rng(devices):
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        task = progress.add_task("generate", total=len(rows))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in track(batches, "Expanding"):
             began = time.perf_counter()
             answers = _answer(model, tokenizer, [rows[row][2] for row in batch], max_new_tokens, temperature)
             seconds = (time.perf_counter() - began) / len(batch)
@@ -63,7 +64,6 @@ def generate(
                     "completion_tokens": len(answer),
                     "seconds": seconds,
                 }
-            progress.advance(task, len(batch))
     return records
 
 
@@ -95,11 +95,3 @@ def _answer(model: Any, tokenizer: Any, prompts: list[list[int]], length: int, t
 def _until(tokens: list[int], ends: set[int]) -> list[int]:
     first = next((i for i, token in enumerate(tokens) if token in ends), len(tokens) - 1)
     return tokens[: first + 1]
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True))

@@ -6,19 +6,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, track
-
 from qedistill.errors import UserError
 from qedistill.params import Bm25, Rm3, Rocchio
+from qedistill.progress import track
 from qedistill.retrieval.jvm import java_class
 from qedistill.text import Queries, Run
 
 T = TypeVar("T")
 
-TERMINAL = Console(stderr=True)
-# Elsewhere than on a terminal even a bar that vanishes leaves an empty line in the log.
-SHOWN: dict[str, Any] = {"console": TERMINAL, "transient": True, "disable": not TERMINAL.is_terminal}
 INDEX_BATCH = 5_000  # documents handed to Java at once; few enough to hold in memory, enough to keep threads busy
 SEARCH_BATCH = 200  # queries: at depth 1,000, some 100 MB of hits in Java
 INDEX_BUFFER = 512.0  # MB of postings before Lucene flushes; Anserini's 2,048 overflow the heap of a machine of 8 GB
@@ -45,12 +40,9 @@ def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: 
     indexer.writer.getConfig().setRAMBufferSizeMB(INDEX_BUFFER)
     given = 0
     try:
-        with Progress("Indexing", MofNCompleteColumn(), TimeElapsedColumn(), **SHOWN) as progress:
-            task = progress.add_task("", total=None)
-            for batch in _batches(_anserini_json(documents), INDEX_BATCH):
-                given += len(batch)
-                indexer.addRawDocuments(batch)
-                progress.advance(task, len(batch))
+        for batch in _batches(_anserini_json(documents), INDEX_BATCH):
+            given += len(batch)
+            indexer.addRawDocuments(batch)
     finally:
         indexer.close()
     if not given:
@@ -97,7 +89,7 @@ class Searcher:
         hits = max(depth, feedback.fb_docs) if feedback else depth
         run: Run = {}
         batches = list(_batches(queries.items(), SEARCH_BATCH))
-        for batch in track(batches, "Searching", **SHOWN):
+        for batch in track(batches, "Searching"):
             ids, texts = _java_list(i for i, _ in batch), _java_list(text for _, text in batch)
             found = json.loads(self._json.writeValueAsString(self._java.batch_search(texts, ids, hits, THREADS)))
             run |= {i: {hit["docid"]: hit["score"] for hit in found[i][:depth]} for i, _ in batch}
