@@ -24,7 +24,8 @@ table: $(INSTALLED) ## put the results of the last run into README.md
 	qedistill table --write README.md
 
 ui: $(INSTALLED) ## browse the runs at http://127.0.0.1:5000
-	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
+	  mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
 
 clean: ## remove the virtual environment
 	rm -rf $(VENV)

@@ -141,6 +141,12 @@ def test_bad_lines_of_a_beir_folder(beir: Path, file: str, line: str, message: s
         list(read_documents(params))
 
 
+def test_empty_corpus(beir: Path) -> None:
+    (beir / "corpus.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no document"):
+        list(read_documents(collection("beir", beir, "train", {"test": "test"})))
+
+
 def test_missing_files_and_ids(beir: Path) -> None:
     with pytest.raises(UserError, match="qrels/dev.tsv: no such file"):
         read_splits(collection("beir", beir, "dev", {"test": "test"}), set(), 0)

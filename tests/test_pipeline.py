@@ -97,6 +97,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "teacher": {"recordings": "mini/teacher", "exemplars": {"k": 1, "ids": None, "max_words": 20}},
             "student": {"model": "tiny", "sha256": None},
             "generation": {"max_new_tokens": 8},
+            "sft": {"epochs": 1, "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}},
+            "pairs": {"margin": 0.1},
             "retrieval": {"query_weights": [1, 3]},
             "evaluation": {"relevance_level": 1, "bootstrap": 100},
         },

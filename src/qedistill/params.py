@@ -138,7 +138,7 @@ class Training(Group):
     batch_size: Positive
     gradient_accumulation: Positive
     max_length: Positive
-    evaluations: Positive
+    evaluations: int = Field(ge=0)
 
 
 class Sft(Training):

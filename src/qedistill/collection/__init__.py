@@ -53,7 +53,7 @@ def read_documents(params: Collection) -> Iterator[Document]:
     """The documents, streamed.
 
     Raises:
-        UserError: an id stands twice.
+        UserError: an id stands twice, or there is no document.
     """
     seen: set[str] = set()
     for doc in load_dataset(params).docs_iter():
@@ -64,6 +64,8 @@ def read_documents(params: Collection) -> Iterator[Document]:
         # Types differ in what they carry; all but the title is default_text's to know.
         text = doc.text if hasattr(doc, "text") else doc.default_text()
         yield {"doc_id": doc.doc_id, "title": title, "text": text}
+    if not seen:
+        raise UserError(f"{params.path}: {params.source} holds no document")
 
 
 def read_splits(params: Collection, keep_in_train: set[str], seed: int) -> dict[str, Split]:

@@ -1,6 +1,7 @@
 """How many times a query stands before its expansion, chosen on validation."""
 
 from qedistill import measures
+from qedistill.errors import UserError
 from qedistill.params import Retrieval
 from qedistill.retrieval.combine import combine
 from qedistill.retrieval.lucene import Searcher
@@ -22,9 +23,16 @@ def choose_weight(
     Args:
         queries, qrels: of the validation split.
         expansions: query id → expansion.
+
+    Raises:
+        UserError: the weight is to be chosen without validation queries.
     """
     if params.query_weight != "auto":
         return params.query_weight, {}
+    if not queries:
+        raise UserError(
+            "retrieval.query_weight is auto, but there are no validation queries to choose it on: set a number"
+        )
     figures = {}
     for weight in sorted(params.query_weights):
         run = searcher.search(expand(queries, expansions, weight), DEPTH)

@@ -46,7 +46,7 @@ def train_dpo(
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    pairs, validation = _messages_only(pairs), _messages_only(validation)
+    pairs, validation = _messages_only(pairs), _messages_only(validation if params.evaluations else [])
     inputs = {"base": run.fingerprint(base), "sft": run.fingerprint(sft), "pairs": pairs, "validation": validation}
     inputs |= {"params": params.model_dump(), "seed": seed}
     checkpoint = run.resume_point(work, inputs)

@@ -153,7 +153,7 @@ def train(trainer: Any, checkpoint: str | None, evaluations: int, on_log: OnLog 
     """Run a trainer to its end, from a checkpoint or the start.
 
     Args:
-        evaluations: validations and checkpoints, evenly spaced; the last falls on the last step.
+        evaluations: validations and checkpoints, evenly spaced; the last falls on the last step. 0: two checkpoints.
         on_log: called with each log row as it comes.
 
     Returns:
@@ -165,7 +165,7 @@ def train(trainer: Any, checkpoint: str | None, evaluations: int, on_log: OnLog 
 
     steps = math.ceil(len(trainer.get_train_dataloader()) / trainer.args.gradient_accumulation_steps)
     steps = math.ceil(steps * trainer.args.num_train_epochs)
-    trainer.args.eval_steps = trainer.args.save_steps = math.ceil(steps / evaluations)
+    trainer.args.eval_steps = trainer.args.save_steps = math.ceil(steps / (evaluations or 2))
     trainer.args.logging_steps = math.ceil(steps / _POINTS)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

@@ -44,6 +44,7 @@ def train_sft(
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
+    validation = validation if params.evaluations else []
     inputs = {"base": run.fingerprint(base), "train": train, "validation": validation}
     inputs |= {"params": params.model_dump(), "seed": seed}
     checkpoint = run.resume_point(work, inputs)
