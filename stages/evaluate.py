@@ -6,7 +6,6 @@ where ranx and pytrec_eval differ by more than 1e-6.
 """
 
 import click
-from rich.console import Console
 
 from qedistill import report
 from qedistill.evaluation import SYSTEMS, evaluate
@@ -38,7 +37,7 @@ def main() -> None:
         run.metrics(figures)
         run.artifact(TABLE, PLOTS / "systems.csv")
         run.whole_experiment(METRICS)
-    Console(width=160).print(report.to_rich(header, body))
+    report.show(header, body)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from qedistill import report
 from qedistill.errors import UserError
@@ -48,6 +47,4 @@ def table(write: Path | None) -> None:
     if write:
         report.insert(write, report.to_markdown(header, body))
     else:
-        # Where output goes to a file there is no width to fit.
-        console = Console()
-        console.print(report.to_rich(header, body), width=None if console.is_terminal else 200)
+        report.show(header, body)

@@ -1,10 +1,15 @@
 """Scores of a run for each query: ranx, and every figure a second time by pytrec_eval."""
 
+import warnings
+
 import numpy as np
 import pytrec_eval
 import ranx
 
 from qedistill.text import Qrels, Run
+
+# Of a cast inside ranx, at the first compilation of each measure; pytrec_eval vouches for the figures.
+warnings.filterwarnings("ignore", message=".*unsafe cast from uint64 to int64")
 
 NDCG = "ndcg@10"
 # Name here: (ranx, pytrec_eval, what it reads off the judgments).

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from qedistill.errors import UserError
@@ -79,14 +81,21 @@ def to_markdown(header: list[str], body: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def to_rich(header: list[str], body: list[list[str]]) -> Table:
-    """A table for the terminal."""
-    table = Table(title="nDCG@10 with 95 % bootstrap interval; p: paired test against the original query")
-    for index, column in enumerate(header):
-        table.add_column(column, justify="right" if index else "left")
-    for row in body:
-        table.add_row(*row)
-    return table
+def show(header: list[str], body: list[list[str]]) -> None:
+    """Print the results for a terminal of 80 columns: a table for each test set."""
+    # Where output goes to a file there is no width to fit.
+    terminal = Console().is_terminal
+    console = Console(width=None if terminal else 100)
+    for first in range(2, len(header) - 1, 3):
+        test = header[first].split()[0]
+        table = Table(
+            title=f"{test}: nDCG@10 [95 % interval], p against the query", box=box.SIMPLE, title_justify="left"
+        )
+        for name in ("system", "nDCG@10", "p", "of teacher", "tokens", "query ×"):
+            table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+        for row in body:
+            table.add_row(row[0], *row[first : first + 3], row[-1], row[1])
+        console.print(table)
 
 
 def insert(readme: Path, text: str) -> None:
