@@ -28,7 +28,7 @@ def main() -> None:
                 MODELS / "base", MODELS / "sft", folder, train, validation, params.dpo, params.seed, CHECKPOINTS / "dpo",
                 lambda row: run.curve([row]),
             )  # fmt: skip
-        write_csv(PLOTS / "dpo.csv", figures.pop("curve"))
+        write_csv(PLOTS / "dpo.csv", [row for row in figures.pop("curve") if row["loss"] is not None])
         write_json(METRICS / "dpo.json", figures)
         run.metrics(figures)
         run.artifact(PLOTS / "dpo.csv")

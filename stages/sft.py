@@ -30,7 +30,11 @@ def main() -> None:
                 MODELS / "base", folder, train, validation, params.sft, params.seed, CHECKPOINTS / "sft",
                 lambda row: run.curve([row]),
             )  # fmt: skip
-        write_csv(PLOTS / "sft.csv", figures.pop("curve"))
+        curve = figures.pop("curve")
+        # Apart, as a plot takes an empty cell for 0.
+        write_csv(PLOTS / "sft.csv", [row for row in curve if row["loss"] is not None])
+        validated = [row for row in curve if row.get("eval_loss") is not None]
+        write_csv(PLOTS / "sft_validation.csv", validated, ["step", "eval_loss"])
         write_json(METRICS / "sft.json", figures)
         run.metrics(figures)
         run.artifact(PLOTS / "sft.csv")

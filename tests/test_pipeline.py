@@ -151,7 +151,7 @@ def test_the_figures_make_sense(project: Path, reproduced: str) -> None:
     assert {line["chosen_from"][-2:] for line in lines} == {"/0"}
     weights = json.loads((project / "metrics/retrieve.json").read_text())["query_weight"]
     assert set(weights) == {"base", "sft", "dpo", "teacher-zero-shot", "teacher-few-shot"}
-    assert len((project / "runs/test/dpo.trec").read_text().splitlines()[0].split()) == 6
+    assert len((project / "runs/test/teacher-few-shot.trec").read_text().splitlines()[0].split()) == 6
     assert "student, SFT + DPO" in run(project, "qedistill", "table")
 
 

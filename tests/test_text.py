@@ -78,6 +78,13 @@ def test_atomic_replaces_a_folder(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
 
 
+def test_csv_takes_the_columns_named(tmp_path: Path) -> None:
+    text.write_csv(tmp_path / "a.csv", [{"step": 1, "loss": 2.5, "more": 0}], ["step", "loss"])
+    assert (tmp_path / "a.csv").read_text() == "step,loss\n1,2.5\n"
+    text.write_csv(tmp_path / "a.csv", [], ["step", "loss"])
+    assert (tmp_path / "a.csv").read_text() == "step,loss\n"
+
+
 def test_cut_words() -> None:
     assert text.cut_words("a b  c", 2) == "a b"
     assert text.cut_words("a b  c", None) == "a b  c"

@@ -87,10 +87,10 @@ def write_json(path: str | Path, value: Any) -> None:
         target.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows with the keys of the first as header, atomically."""
+def write_csv(path: str | Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
+    """Write the columns named, or else those of the first row, atomically; other keys are left out."""
     with atomic(path) as target, target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer = csv.DictWriter(file, columns or list(rows[0]), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -5,6 +5,9 @@ PyTorch, TRL and the like load inside the functions: importing these modules cos
 """
 
 import os
+import warnings
 
 # TRL pings the Hugging Face hub each time a trainer is made. A pipeline that may run on private queries tells nobody.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# TRL and PEFT ask transformers for it by its old name; nothing a user could do about it.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
