@@ -67,7 +67,7 @@ def test_a_difference_equal_to_the_margin_counts() -> None:
 def test_all_takes_the_widest_first() -> None:
     group = [candidate("a", i, score) for i, score in enumerate((0.1, 0.5, 0.9, 0.45))]
     pairs, _ = make_pairs(group, params("all", per_query=3))
-    assert scores(pairs) == [(0.9, 0.1), (0.9, 0.45), (0.9, 0.5)] or scores(pairs)[0] == (0.9, 0.1)
+    assert scores(pairs) == [(0.9, 0.1), (0.9, 0.45), (0.9, 0.5)]
     everything, _ = make_pairs(group, params("all", per_query=99))
     assert sorted(scores(everything)) == sorted([(0.9, 0.1), (0.9, 0.45), (0.9, 0.5), (0.5, 0.1), (0.45, 0.1)])
 
