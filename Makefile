@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test lint table ui clean
+.PHONY: help repro test lint table ui ablation benchmark clean
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -26,6 +26,15 @@ table: $(INSTALLED) ## put the results of the last run into README.md
 ui: $(INSTALLED) ## browse the runs at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 	  mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
+
+ablation: $(INSTALLED) ## run the grid of experiments behind docs/ablation.md (hours)
+	python benchmarks/ablation.py
+
+benchmark: $(INSTALLED) ## speed of training, generation and scoring against named alternatives, as ratios
+	python benchmarks/training.py sft
+	python benchmarks/training.py dpo
+	python benchmarks/generation.py
+	python benchmarks/scoring.py
 
 clean: ## remove the virtual environment
 	rm -rf $(VENV)

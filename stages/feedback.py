@@ -1,14 +1,15 @@
-"""Score every candidate expansion of the training and validation queries by nDCG@10, in one batched search: data/feedback.jsonl.
+"""Score the candidate expansions of the training and validation queries, the teacher's and the student's own, by nDCG@10, in one batched search: data/feedback.jsonl.
 
-Reads params `feedback`, `student.max_words`, `retrieval.bm25` and `collection.language`.
+Reads params `feedback.query_weight`, `student.max_words`, `retrieval.bm25` and `collection.language`.
 """
 
 import time
+from typing import Any
 
 import click
 
-from qedistill.feedback import score_candidates
-from qedistill.layout import FEEDBACK, INDEX, METRICS, TEACHER, qrels, queries
+from qedistill.feedback import from_source, score_candidates, summary
+from qedistill.layout import FEEDBACK, INDEX, METRICS, SAMPLES, TEACHER, qrels, queries
 from qedistill.params import load_params
 from qedistill.prompts import STYLES
 from qedistill.retrieval import Searcher, combine
@@ -30,7 +31,7 @@ def main() -> None:
             for style in STYLES
             for record in read_jsonl(TEACHER / f"{style}.jsonl")
             if record["query_id"] in texts
-        ]
+        ] + list(read_jsonl(SAMPLES))
         searches = {
             str(position): combine(texts[c["query_id"]], c["text"], params.feedback.query_weight)
             for position, c in enumerate(candidates)
@@ -39,18 +40,16 @@ def main() -> None:
         found = searcher.search(searches | {f"query {i}": text for i, text in texts.items()}, DEPTH)
         scored = score_candidates(candidates, found, {i: found[f"query {i}"] for i in texts}, judgments)
         write_jsonl(FEEDBACK, scored)
-        figures = {
-            "candidates": len(scored),
-            "ndcg@10": sum(c["ndcg@10"] for c in scored) / len(scored),
-            "baseline": sum(c["baseline"] for c in scored) / len(scored),
-            "beat_baseline": sum(c["ndcg@10"] > c["baseline"] for c in scored) / len(scored),
-            "seconds": round(time.perf_counter() - start, 1),
+        figures: dict[str, Any] = {
+            source: summary(own) for source in ("teacher", "student") if (own := from_source(scored, source))
         }
+        figures["seconds"] = round(time.perf_counter() - start, 1)
         write_json(METRICS / "feedback.json", figures)
         run.metrics(figures)
-    click.echo(
-        f"{len(scored)} candidates: mean nDCG@10 {figures['ndcg@10']:.4f}, the queries alone {figures['baseline']:.4f}"
-    )
+    for source in ("teacher", "student"):
+        if source in figures:
+            click.echo("{candidates} candidates of the {0}: mean nDCG@10 {ndcg@10:.4f}, a query's best {best:.4f}, "
+                       "the queries alone {baseline:.4f}".format(source, **figures[source]))  # fmt: skip
 
 
 if __name__ == "__main__":

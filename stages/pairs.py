@@ -6,7 +6,7 @@ metrics/pairs.json tells how many queries gave pairs and why the others did not.
 
 import click
 
-from qedistill.feedback import make_pairs
+from qedistill.feedback import from_source, make_pairs
 from qedistill.layout import FEEDBACK, METRICS, PAIRS, queries
 from qedistill.params import load_params
 from qedistill.text import atomic, read_jsonl, read_queries, write_json, write_jsonl
@@ -18,7 +18,7 @@ from qedistill.training.data import dpo_rows
 def main() -> None:
     params = load_params()
     with stage_run("pairs", params) as run:
-        candidates = list(read_jsonl(FEEDBACK))
+        candidates = from_source(list(read_jsonl(FEEDBACK)), params.pairs.candidates)
         figures = {}
         with atomic(PAIRS) as folder:
             for split in ("train", "validation"):

@@ -1,7 +1,7 @@
 """Search with the original queries, RM3, Rocchio and every expansion: TREC runs runs/SPLIT/SYSTEM.trec.
 
 Reads params `retrieval`, `collection.language` and `collection.tests`. A query stands `retrieval.query_weight` times
-before its expansion; `auto` takes, for each system, the weight of the best nDCG@10 on validation.
+before its expansion, whose samples are put together as `retrieval.combine` says; `auto` takes, for each system, the weight of the best nDCG@10 on validation.
 """
 
 import click
@@ -9,7 +9,7 @@ import click
 from qedistill.evaluation import QUERY, RM3, ROCCHIO, STUDENTS, SYSTEMS, TEACHERS
 from qedistill.layout import EXPANSIONS, INDEX, METRICS, RUNS, TEACHER, qrels, queries
 from qedistill.params import load_params
-from qedistill.retrieval import Searcher, choose_weight, expand
+from qedistill.retrieval import Searcher, choose_weight, search_expanded
 from qedistill.text import Run, atomic, read_jsonl, read_qrels, read_queries, write_json, write_run
 from qedistill.tracking import stage_run
 
@@ -36,11 +36,15 @@ def main(systems: tuple[str, ...]) -> None:
     def search(system: str) -> dict[str, Run]:
         if system in feedback:
             return {s: searcher.search(texts[s], wanted.depth, feedback[system]) for s in splits}
-        found = {r["query_id"]: r["text"] for r in read_jsonl(SOURCES[system]) if r["sample"] == 0}
+        found: dict[str, list[str]] = {}
+        for record in read_jsonl(SOURCES[system]):
+            # A teacher's answer to a test query is one; that to a validation query must be no more.
+            if system in STUDENTS or record["sample"] == 0:
+                found.setdefault(record["query_id"], []).append(record["text"])
         weights[system], on_validation[system] = choose_weight(
             searcher, texts["validation"], read_qrels(qrels("validation")), found, wanted
         )
-        return {s: searcher.search(expand(texts[s], found, weights[system]), wanted.depth) for s in splits}
+        return {s: search_expanded(searcher, texts[s], found, weights[system], wanted.depth, wanted) for s in splits}
 
     with stage_run("retrieve", params) as run, atomic(RUNS) as folder:
         for system in systems:

@@ -83,6 +83,10 @@ def test_comparisons_by_hand() -> None:
     assert dpo["retention"] == pytest.approx(student)
     assert dpo["retention_low"] < student < dpo["retention_high"]
     assert dpo["vs_query"]["difference"] == pytest.approx(student - 0.5)
+    assert dpo["gain_kept"] == pytest.approx((student - 0.5) / 0.5)
+    assert dpo["gain_kept_low"] < dpo["gain_kept"] < dpo["gain_kept_high"]
+    assert dpo["vs_sft"]["difference"] == 0 and dpo["vs_sft"]["p"] == 1
+    assert "gain_kept" not in results["query"] and "vs_sft" not in results["sft"]
     per_query = [1.0 if i % 3 == 0 else second for i in range(12)]
     # ranx compares in the sorted order of query ids; a paired test does not mind.
     assert dpo["vs_query"]["p"] == pytest.approx(ttest_rel(per_query, [0.5] * 12).pvalue, rel=1e-6)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qedistill.feedback import make_pairs, score_candidates
+from qedistill.feedback import from_source, make_pairs, score_candidates, summary
 from qedistill.params import Pairs
 
 
@@ -17,7 +17,7 @@ def candidate(query: str, sample: int, score: float, baseline: float = 0.2, styl
 
 
 def params(strategy: str, margin: float = 0.1, per_query: int = 1) -> Pairs:
-    return Pairs(strategy=strategy, margin=margin, per_query=per_query)  # type: ignore[arg-type]
+    return Pairs(candidates="teacher", strategy=strategy, margin=margin, per_query=per_query)  # type: ignore[arg-type]
 
 
 def scores(pairs: list[Any]) -> list[tuple[float, float]]:
@@ -57,6 +57,16 @@ def test_best_vs_worst_and_why_none() -> None:
         "queries": 5, "with_pairs": 1, "pairs": 1, "mean_difference": pytest.approx(0.8),
         "without_pairs": {"all_zero": 1, "too_few": 1, "ties": 1, "below_margin": 1, "not_above_baseline": 0},
     }  # fmt: skip
+
+
+def test_sources_and_their_summary() -> None:
+    scored = [candidate("q", 0, 0.4), candidate("q", 0, 0.1, style="student"), candidate("q", 1, 0.3, style="student"),
+              candidate("r", 0, 0.0, style="student")]  # fmt: skip
+    assert [c["style"] for c in from_source(scored, "teacher")] == ["zero_shot"]
+    assert len(from_source(scored, "student")) == 3 and from_source(scored, "both") == scored
+    figures = summary(from_source(scored, "student"))
+    assert figures["candidates"] == 3 and figures["best"] == pytest.approx(0.15)
+    assert figures["ndcg@10"] == pytest.approx(0.4 / 3) and figures["beat_baseline"] == pytest.approx(1 / 3)
 
 
 def test_a_difference_equal_to_the_margin_counts() -> None:

@@ -50,6 +50,8 @@ def test_the_default_is_the_profile_pyapi() -> None:
         ({"seed": ...}, "missing parameter seed"),
         ({"sft__lora__r": 0}, "sft.lora.r"),
         ({"sft__epochs": True}, "sft.epochs"),
+        ({"generation__temperature": 0.0}, "generation: temperature must be above 0 where samples is above 1"),
+        ({"feedback__samples": 0}, "feedback.samples must be above 0 where pairs.candidates is student"),
         ({"pairs__strategy": "best"}, "pairs.strategy"),
         ({"retrieval__query_weight": 0}, "retrieval.query_weight"),
         ({"collection__tests": {}}, "collection.tests"),

@@ -96,9 +96,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             },
             "teacher": {"recordings": "mini/teacher", "exemplars": {"k": 1, "ids": None, "max_words": 20}},
             "student": {"model": "tiny", "sha256": None},
-            "generation": {"max_new_tokens": 8},
+            "generation": {"max_new_tokens": 8, "samples": 2},
+            "feedback": {"samples": 2},
             "sft": {"epochs": 1, "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}},
-            "pairs": {"margin": 0.1},
+            "pairs": {"candidates": "both", "margin": 0.1},
             "retrieval": {"query_weights": [1, 3]},
             "evaluation": {"relevance_level": 1, "bootstrap": 100},
         },
@@ -130,8 +131,8 @@ def parents(project: Path) -> dict[str, Any]:
 
 def test_repro_runs_every_stage_once(project: Path, reproduced: str) -> None:
     assert sorted(stages_run(reproduced)) == sorted([
-        "collection", "index", "exemplars", "teach@zero_shot", "teach@few_shot", "student", "sft", "feedback", "pairs",
-        "dpo", "expand@base", "expand@sft", "expand@dpo", "retrieve", "evaluate",
+        "collection", "index", "exemplars", "teach@zero_shot", "teach@few_shot", "student", "sft", "sample", "feedback",
+        "pairs", "dpo", "expand@base", "expand@sft", "expand@dpo", "retrieve", "evaluate",
     ])  # fmt: skip
     assert stages_run(run(project, "dvc", "repro")) == []
     assert not (project / "checkpoints/sft").exists()
@@ -148,7 +149,12 @@ def test_the_figures_make_sense(project: Path, reproduced: str) -> None:
     pairs = json.loads((project / "metrics/pairs.json").read_text())["train"]
     assert pairs["with_pairs"] == pairs["queries"] == 6 and pairs["mean_difference"] > 0.2
     lines = [json.loads(line) for line in (project / "data/pairs/train.jsonl").read_text().splitlines()]
-    assert {line["chosen_from"][-2:] for line in lines} == {"/0"}
+    assert {line["chosen_from"] for line in lines} <= {"zero_shot/0", "few_shot/0"}
+    feedback = json.loads((project / "metrics/feedback.json").read_text())
+    # 8 queries, one of them the exemplar, which has no few-shot answers.
+    assert feedback["teacher"]["candidates"] == 8 * 2 + 7 * 2 and feedback["student"]["candidates"] == 8 * 2
+    expanded = [json.loads(line) for line in (project / "data/expansions/dpo.jsonl").read_text().splitlines()]
+    assert sorted({record["sample"] for record in expanded}) == [0, 1] and len(expanded) == 6 * 2
     weights = json.loads((project / "metrics/retrieve.json").read_text())["query_weight"]
     assert set(weights) == {"base", "sft", "dpo", "teacher-zero-shot", "teacher-few-shot"}
     assert len((project / "runs/test/teacher-few-shot.trec").read_text().splitlines()[0].split()) == 6

@@ -10,9 +10,10 @@ import pytest
 
 import qedistill
 from qedistill.errors import UserError
-from qedistill.params import Bm25, Rm3, Rocchio
-from qedistill.retrieval import Searcher, build_index, combine
+from qedistill.params import Bm25, Rm3, Rocchio, load_params
+from qedistill.retrieval import Searcher, build_index, combine, search_expanded
 
+ROOT = Path(__file__).parents[1]
 BM25 = Bm25(k1=0.9, b=0.4)
 RM3 = Rm3(fb_docs=10, fb_terms=10, original_query_weight=0.2)
 ROCCHIO = Rocchio(fb_docs=10, fb_terms=10, alpha=1.0, beta=0.75)
@@ -133,6 +134,23 @@ def test_user_errors(tmp_path: Path) -> None:
 def test_combine() -> None:
     assert combine("a b", "c d", 3) == "a b a b a b c d"
     assert combine("a b", "  \n", 3) == "a b"
+
+
+def test_samples_are_concatenated_or_fused(birds: Searcher) -> None:
+    queries, samples = {"q": "kestrel"}, {"q": ["falcon raptor", "painting number1"]}
+    params = load_params(ROOT / "profiles/pyapi.yaml").retrieval
+    joined = search_expanded(birds, queries, samples, 2, 5, params)
+    assert joined == birds.search({"q": "kestrel kestrel falcon raptor painting number1"}, 5)
+    fused = search_expanded(birds, queries, samples, 2, 5, params.model_copy(update={"combine": "fuse"}))
+    alone = [list(birds.search({"q": f"kestrel kestrel {text}"}, 100)["q"]) for text in samples["q"]]
+    by_hand = {
+        doc_id: sum(1 / (60 + run.index(doc_id) + 1) for run in alone if doc_id in run)
+        for doc_id in {*alone[0], *alone[1]}
+    }
+    assert len(fused["q"]) == 5
+    for doc_id, score in fused["q"].items():
+        assert score == pytest.approx(by_hand[doc_id])
+    assert min(fused["q"].values()) == pytest.approx(sorted(by_hand.values(), reverse=True)[4])
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

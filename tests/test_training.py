@@ -10,11 +10,11 @@ import pytest
 from tiny import make_tiny_student
 
 from qedistill.errors import UserError
-from qedistill.generation.local import generate
+from qedistill.generation.local import _sampler, generate
 from qedistill.params import Dpo, Lora, Sft
 from qedistill.training import model as student
 from qedistill.training.dpo import train_dpo
-from qedistill.training.run import length_order, resume_point
+from qedistill.training.run import _NativeHead, length_order, resume_point
 from qedistill.training.sft import train_sft
 
 SHARED = {
@@ -28,7 +28,7 @@ SHARED = {
     "evaluations": 3,
 }
 SFT = Sft(**SHARED, samples=1, lora=Lora(r=4, alpha=8.0, dropout=0.0, targets="all-linear"))
-DPO = Dpo(**SHARED, beta=0.5, loss="sigmoid")
+DPO = Dpo(**SHARED, beta=0.5, loss="sigmoid", sft_weight=0.0)
 ANSWERS = ["list.sort sorts the list", "collections.Counter counts objects", "os.path.relpath returns a path"]
 
 
@@ -215,6 +215,48 @@ def test_sampling_follows_the_seed(base):
     texts = [[record["text"] for record in records] for records in runs]
     assert texts[0] == texts[1] != texts[2]
     assert [(r["query_id"], r["sample"]) for r in runs[0]] == [("b", 0), ("b", 1), ("a", 0), ("a", 1)]
+
+
+def test_samples_follow_the_distribution(base):
+    import torch
+
+    scores = torch.tensor([[2.0, 1.0, 0.0, -torch.inf, 1.5]]).repeat(20_000, 1)
+    torch.manual_seed(0)
+    drawn = _sampler(0.8)(torch.empty(0), scores).argmax(-1)
+    shares = torch.bincount(drawn, minlength=5) / len(drawn)
+    expected = (scores[0] / 0.8).softmax(-1)
+    assert shares[3] == 0
+    assert torch.allclose(shares, expected, atol=4 * 0.5 / len(drawn) ** 0.5)
+
+
+def test_several_samples_go_on_from_one_reading_of_the_prompt(base, sft):
+    model, tokenizer = student.load_student(sft[0], base)
+    prompts = {str(i): prompt(i) for i in range(5)}
+    single = generate(model, tokenizer, prompts, 6, 0.0, 1, 1, seed=0)
+    # At so low a temperature every sample is the greedy answer.
+    several = generate(model, tokenizer, prompts, 6, 1e-4, 3, 6, seed=0)
+    assert [(r["query_id"], r["sample"]) for r in several] == [(str(i), n) for i in range(5) for n in range(3)]
+    assert [r["text"] for r in several] == [r["text"] for r in single for _ in range(3)]
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_the_native_head_is_as_trls(softcap):
+    import torch
+    from trl.kernels import ChunkedLogProbFunction
+
+    torch.manual_seed(0)
+    weight, targets = torch.randn(50, 8), torch.randint(50, (7,))
+    found = []
+    for head in (_NativeHead, ChunkedLogProbFunction):
+        hidden = torch.randn(7, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        # Every output by position: their order is the interface.
+        outputs = head.apply(
+            hidden, weight, None, targets, 0.7, 16, softcap, 1.3, ("log_probs", "entropy", "mean_logits", "is_top1")
+        )
+        (outputs[0] * torch.arange(7)).sum().backward()
+        found.append((outputs[0], outputs[3], outputs[4], hidden.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), atol=1e-5)
 
 
 def test_generation_stops_at_the_end_token(base):

@@ -38,8 +38,9 @@ def evaluate(qrels: Qrels, runs: dict[str, Run], params: Evaluation, seed: int) 
 
     Returns:
         system → each measure's mean, nDCG@10's interval (`ndcg@10_low`, `_high`), the paired differences to the
-        original query and to the teacher with their p-values (`vs_query.difference`, `.p`, …), and `retention`: the
-        system's nDCG@10 as a share of the teacher's, with its interval.
+        original query and to the teacher, of `dpo` also to `sft`, with their p-values (`vs_query.difference`, `.p`,
+        …); `retention`: the system's nDCG@10 as a share of the teacher's; and `gain_kept`: its gain over the original
+        query as a share of the teacher's gain; both with intervals.
 
     Raises:
         Disagreement: a figure by ranx differs from pytrec_eval's by more than 1e-6.
@@ -53,7 +54,8 @@ def evaluate(qrels: Qrels, runs: dict[str, Run], params: Evaluation, seed: int) 
         figures: dict[str, Any] = {measure: float(values.mean()) for measure, values in by_measure.items()}
         interval = _bootstrap(ndcg[name], None, params.bootstrap, seed)
         figures |= {"ndcg@10_low": interval.low, "ndcg@10_high": interval.high}
-        for key, other in (("vs_query", QUERY), ("vs_teacher", teacher)):
+        others = {"vs_query": QUERY, "vs_teacher": teacher} | ({"vs_sft": "sft"} if name == "dpo" else {})
+        for key, other in others.items():
             if other in runs and other != name:
                 difference = _bootstrap(ndcg[name] - ndcg[other], None, params.bootstrap, seed)
                 p = p_values[frozenset((name, other))]
@@ -63,6 +65,9 @@ def evaluate(qrels: Qrels, runs: dict[str, Run], params: Evaluation, seed: int) 
         if teacher in runs and ndcg[teacher].mean() > 0:
             share = _bootstrap(ndcg[name], ndcg[teacher], params.bootstrap, seed)
             figures |= {"retention": share.value, "retention_low": share.low, "retention_high": share.high}
+        if {teacher, QUERY} <= runs.keys() and name != QUERY and ndcg[teacher].mean() > ndcg[QUERY].mean():
+            gain = _bootstrap(ndcg[name] - ndcg[QUERY], ndcg[teacher] - ndcg[QUERY], params.bootstrap, seed)
+            figures |= {"gain_kept": gain.value, "gain_kept_low": gain.low, "gain_kept_high": gain.high}
         results[name] = figures
     return results
 

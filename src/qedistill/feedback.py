@@ -35,6 +35,26 @@ def score_candidates(candidates: list[Candidate], run: Run, baseline: Run, qrels
     ]
 
 
+def from_source(candidates: list[Candidate], source: str) -> list[Candidate]:
+    """The candidates of the `teacher`, of the `student` itself, or of `both`."""
+    return [c for c in candidates if source == "both" or (c["style"] == "student") == (source == "student")]
+
+
+def summary(scored: list[Candidate]) -> dict[str, float]:
+    """Of scored candidates: how many, mean nDCG@10, mean of each query's best, mean of the original queries at the
+    same weights, and the share that beats the original query."""
+    best: dict[str, float] = {}
+    for candidate in scored:
+        best[candidate["query_id"]] = max(best.get(candidate["query_id"], 0.0), candidate["ndcg@10"])
+    return {
+        "candidates": len(scored),
+        "ndcg@10": sum(c["ndcg@10"] for c in scored) / len(scored),
+        "best": sum(best.values()) / len(best),
+        "baseline": sum(c["baseline"] for c in scored) / len(scored),
+        "beat_baseline": sum(c["ndcg@10"] > c["baseline"] for c in scored) / len(scored),
+    }
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two candidates of one query, the first better by the margin at least."""

@@ -6,6 +6,7 @@ COLLECTION = Path("data/collection")  # corpus.jsonl, queries/<split>.tsv, qrels
 EXEMPLARS = Path("data/exemplars.json")
 INDEX = Path("data/index")
 TEACHER = Path("data/teacher")  # <style>.jsonl
+SAMPLES = Path("data/samples.jsonl")  # of the SFT student, for feedback
 FEEDBACK = Path("data/feedback.jsonl")
 PAIRS = Path("data/pairs")  # <train, validation>.jsonl
 EXPANSIONS = Path("data/expansions")  # <model>.jsonl

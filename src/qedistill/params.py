@@ -68,6 +68,7 @@ class Retrieval(Group):
     rocchio: Rocchio
     query_weight: Positive | Literal["auto"]
     query_weights: list[Positive] = Field(min_length=1)
+    combine: Literal["concatenate", "fuse"]
 
 
 class Exemplars(Group):
@@ -116,9 +117,16 @@ class Student(Group):
 
 
 class Generation(Group):
+    samples: Positive
     max_new_tokens: Positive
     temperature: Temperature
     batch_size: Positive
+
+    @model_validator(mode="after")
+    def _different(self) -> "Generation":
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("temperature must be above 0 where samples is above 1: greedy samples are all the same")
+        return self
 
 
 class Lora(Group):
@@ -148,9 +156,12 @@ class Sft(Training):
 
 class Feedback(Group):
     query_weight: Positive
+    samples: int = Field(ge=0)
+    temperature: float = Field(gt=0, le=5)
 
 
 class Pairs(Group):
+    candidates: Literal["teacher", "student", "both"]
     strategy: Literal["best-vs-worst", "all", "best-vs-baseline-losers"]
     margin: float = Field(gt=0, le=1)
     per_query: Positive
@@ -159,6 +170,7 @@ class Pairs(Group):
 class Dpo(Training):
     beta: float = Field(gt=0)
     loss: Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm", "apo_zero", "apo_down"]
+    sft_weight: float = Field(ge=0)
 
 
 class Evaluation(Group):
@@ -189,6 +201,12 @@ class Params(Group):
     dpo: Dpo
     evaluation: Evaluation
     tracking: Tracking
+
+    @model_validator(mode="after")
+    def _own_samples(self) -> "Params":
+        if self.pairs.candidates != "teacher" and self.feedback.samples == 0:
+            raise ValueError(f"feedback.samples must be above 0 where pairs.candidates is {self.pairs.candidates}")
+        return self
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

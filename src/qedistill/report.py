@@ -43,11 +43,12 @@ def read_results(metrics: Path, tests: list[str]) -> dict[str, dict[str, dict[st
 
 def rows(metrics: Path, tests: list[str]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the results table: a row a system, for each test set nDCG@10 with its 95 % interval, the
-    paired test against the original query, and retention; then what an expansion costs."""
+    paired test against the original query, retention and the share of the teacher's gain that is kept; then what an
+    expansion costs."""
     results = read_results(metrics, tests)
     header = ["system", "query ×"]
     for test in tests:
-        header += [f"{test} nDCG@10 [95 %]", "p vs query", "of the teacher"]
+        header += [f"{test} nDCG@10 [95 %]", "p vs query", "of the teacher", "gain kept"]
     header += ["tokens a query"]
     weights = read_json(metrics / "retrieve.json").get("query_weight", {})
     body: list[list[str]] = []
@@ -65,13 +66,14 @@ def rows(metrics: Path, tests: list[str]) -> tuple[list[str], list[list[str]]]:
 
 def _cells(figures: dict[str, Any] | None) -> list[str]:
     if figures is None:
-        return ["–", "–", "–"]
+        return ["–", "–", "–", "–"]
     p = figures.get("vs_query", {}).get("p")
-    retention = figures.get("retention")
+    retention, gain = figures.get("retention"), figures.get("gain_kept")
     return [
         f"{figures['ndcg@10']:.4f} [{figures['ndcg@10_low']:.3f}, {figures['ndcg@10_high']:.3f}]",
         "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
         "–" if retention is None else f"{retention:.0%}",
+        "–" if gain is None else f"{gain:.0%}",
     ]
 
 
@@ -86,15 +88,17 @@ def show(header: list[str], body: list[list[str]]) -> None:
     # Where output goes to a file there is no width to fit.
     terminal = Console().is_terminal
     console = Console(width=None if terminal else 100)
-    for first in range(2, len(header) - 1, 3):
+    for first in range(2, len(header) - 1, 4):
         test = header[first].split()[0]
         table = Table(
-            title=f"{test}: nDCG@10 [95 % interval], p against the query", box=box.SIMPLE, title_justify="left"
+            title=f"{test}: nDCG@10 [95 %], p against the query, share of teacher and of its gain",
+            box=box.SIMPLE,
+            title_justify="left",
         )
-        for name in ("system", "nDCG@10", "p", "of teacher", "tokens", "query ×"):
+        for name in ("system", "nDCG@10", "p", "share", "gain", "tokens", "×"):
             table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
         for row in body:
-            table.add_row(row[0], *row[first : first + 3], row[-1], row[1])
+            table.add_row(row[0], *row[first : first + 4], row[-1], row[1])
         console.print(table)
 
 

@@ -3,26 +3,21 @@
 from qedistill import measures
 from qedistill.errors import UserError
 from qedistill.params import Retrieval
-from qedistill.retrieval.combine import combine
+from qedistill.retrieval.combine import search_expanded
 from qedistill.retrieval.lucene import Searcher
 from qedistill.text import Qrels, Queries
 
 DEPTH = 10  # nDCG@10 looks no deeper
 
 
-def expand(queries: Queries, expansions: dict[str, str], weight: int) -> Queries:
-    """Every query combined with its expansion."""
-    return {query_id: combine(text, expansions[query_id], weight) for query_id, text in queries.items()}
-
-
 def choose_weight(
-    searcher: Searcher, queries: Queries, qrels: Qrels, expansions: dict[str, str], params: Retrieval
+    searcher: Searcher, queries: Queries, qrels: Qrels, expansions: dict[str, list[str]], params: Retrieval
 ) -> tuple[int, dict[int, float]]:
     """The weight of the best nDCG@10 on validation (the least of equals), and every weight's figure.
 
     Args:
         queries, qrels: of the validation split.
-        expansions: query id → expansion.
+        expansions: query id → the samples of its expansion.
 
     Raises:
         UserError: the weight is to be chosen without validation queries.
@@ -35,6 +30,6 @@ def choose_weight(
         )
     figures = {}
     for weight in sorted(params.query_weights):
-        run = searcher.search(expand(queries, expansions, weight), DEPTH)
+        run = search_expanded(searcher, queries, expansions, weight, DEPTH, params)
         figures[weight] = float(measures.score(qrels, run, (measures.NDCG,))[measures.NDCG].mean())
     return max(figures, key=lambda weight: figures[weight]), figures

@@ -25,7 +25,8 @@ def train_dpo(
     """Train the SFT adapter further on pairs; the reference is the SFT student itself.
 
     The last adapter is kept, not the one of the lowest validation loss: that loss falls with the margin between the
-    two rewards, which says little about what the student writes.
+    two rewards, which says little about what the student writes. With `params.sft_weight` the likelihood of the chosen
+    counts besides their lead (Pang et al. 2024, arXiv 2404.19733, there called RPO).
 
     Args:
         base: folder of the plain model.
@@ -52,12 +53,13 @@ def train_dpo(
     checkpoint = run.resume_point(work, inputs)
     model, tokenizer = load_student(sft, base, trainable=True)
     run.require_room([pair["prompt"] for pair in pairs], tokenizer, params.max_length, "dpo")
-    with run.scoring_labels_only():
+    with run.native_head():
         trainer: Any = DPOTrainer(
             model=model,
             args=DPOConfig(
                 beta=params.beta,
-                loss_type=[params.loss],
+                loss_type=[params.loss, "sft"] if params.sft_weight else [params.loss],
+                loss_weights=[1.0, params.sft_weight] if params.sft_weight else None,
                 precompute_ref_log_probs=True,
                 **run.arguments(params, seed, work, validate=bool(validation), keep_best=False),
             ),

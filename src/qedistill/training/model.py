@@ -225,7 +225,10 @@ def load_student(
     plain = base if adapter and base is not None else folder
     if not (plain / "config.json").exists():
         raise UserError(f"{plain}: no student here; `dvc repro` makes it")
-    model: Any = AutoModelForCausalLM.from_pretrained(plain, dtype=pick_dtype())
+    # On a CPU, the backward pass of PyTorch's fused attention takes four times as long as plain products do for rows
+    # as short as ours.
+    attention = "eager" if trainable and pick_device() == "cpu" else None
+    model: Any = AutoModelForCausalLM.from_pretrained(plain, dtype=pick_dtype(), attn_implementation=attention)
     if adapter:
         from peft import PeftModel
 

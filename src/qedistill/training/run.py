@@ -130,23 +130,57 @@ def by_length(trainer: Any, lengths: list[int]) -> None:
 
 
 @contextmanager
-def scoring_labels_only() -> Iterator[None]:
-    """Have TRL's fused LM head skip the prompt on a CPU too.
+def native_head() -> Iterator[None]:
+    """On a CPU, have TRL's fused LM head score the labels alone, by PyTorch's own cross entropy.
 
-    Off Triton it scores every position, for accelerators that compile a shape at a time. On a CPU that is work for
-    nothing, about an eighth of a step's arithmetic for SmolLM2; losses are the same without it.
+    Off Triton, TRL scores every position of prompt and padding too, folds the vocabulary in a dozen elementwise
+    passes a tile and multiplies the backward's tiles in float32: a third of an SFT step of SmolLM2. A GPU keeps TRL's
+    kernel. Losses are the same but for rounding. The entropy TRL would log is not computed.
     """
     from trl.trainer import utils
 
-    original = getattr(utils, "_use_triton", None)
-    if original is None:  # another release of TRL: slower, not wrong
-        yield
+    ours = {"_use_triton": lambda device: True, "_ChunkedLogProbFunction": _NativeHead}
+    if pick_device() != "cpu" or not all(hasattr(utils, name) for name in ours):
+        yield  # another release of TRL: slower, not wrong
         return
-    utils._use_triton = lambda device: True
+    theirs = {name: getattr(utils, name) for name in ours}
     try:
+        for name, value in ours.items():
+            setattr(utils, name, value)
         yield
     finally:
-        utils._use_triton = original
+        for name, value in theirs.items():
+            setattr(utils, name, value)
+
+
+class _NativeHead:
+    """Stands in for `trl.kernels.ChunkedLogProbFunction`: the same arguments, the same five outputs."""
+
+    @staticmethod
+    def apply(
+        hidden: Any,
+        weight: Any,
+        bias: Any,
+        targets: Any,
+        temperature: float,
+        chunk_size: int,
+        softcap: float | None,
+        scale: float,
+        outputs: tuple[str, ...],
+    ) -> tuple[Any, ...]:
+        """Log-probabilities of `targets` [N] given `hidden` [N, H]; then entropy (NaN), log of the sum of squared
+        probabilities (never asked for here), mean logit and whether the target is the likeliest, [N] each."""
+        import torch
+
+        logits = torch.nn.functional.linear(hidden, weight, bias).float() * scale
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        logits = logits / temperature
+        nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        with torch.no_grad():
+            mean = logits.mean(-1) if "mean_logits" in outputs else None
+            top1 = logits.argmax(-1) == targets if "is_top1" in outputs else None
+        return -nll, torch.full_like(nll, torch.nan) if "entropy" in outputs else None, None, mean, top1
 
 
 def train(trainer: Any, checkpoint: str | None, evaluations: int, on_log: OnLog | None) -> dict[str, Any]:
@@ -210,6 +244,8 @@ def _meter(on_log: OnLog | None) -> Any:
                 state.log_history.pop()
                 return
             tokens = row.pop("eval_num_tokens", None)
+            for key in ("entropy", "eval_entropy"):  # `native_head` does not compute it
+                row.pop(key, None)
             row["num_tokens"] = int(self.tokens + row.get("num_tokens", tokens or 0))
             row["seconds"] = self.seconds
             if on_log is not None:

@@ -51,7 +51,7 @@ def train_sft(
     model, tokenizer = load_student(base, trainable=True)
     run.require_room([row["prompt"] for row in train], tokenizer, params.max_length, "sft")
     lora = params.lora
-    with run.scoring_labels_only():
+    with run.native_head():
         trainer: Any = SFTTrainer(
             model=model,
             args=SFTConfig(

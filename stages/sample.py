@@ -1,0 +1,37 @@
+"""Sample expansions of the training and validation queries from the SFT student, as candidates for pairs: data/samples.jsonl.
+
+Reads params `feedback.samples` (0: an empty file), `feedback.temperature`, `generation.max_new_tokens`,
+`generation.batch_size`, `student.prompt`, `student.max_words`, `collection.language`, `collection.document` and `seed`.
+"""
+
+from typing import Any
+
+import click
+
+from qedistill.generation import expand
+from qedistill.layout import METRICS, MODELS, SAMPLES, queries
+from qedistill.params import load_params
+from qedistill.text import read_queries, write_json, write_jsonl
+from qedistill.tracking import stage_run
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    params = load_params()
+    wanted = params.feedback
+    with stage_run("sample", params) as run:
+        records: list[dict[str, Any]] = []
+        figures: dict[str, float] = {"samples": 0}
+        if wanted.samples:
+            asked = read_queries(queries("train")) | read_queries(queries("validation"))
+            records, figures = expand(
+                MODELS / "sft", MODELS / "base", asked, wanted.samples, wanted.temperature, params
+            )  # fmt: skip
+        write_jsonl(SAMPLES, records)
+        write_json(METRICS / "sample.json", figures)
+        run.metrics(figures)
+    click.echo(f"{len(records)} samples of the SFT student")
+
+
+if __name__ == "__main__":
+    main()
