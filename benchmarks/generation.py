@@ -36,7 +36,9 @@ def main(count: int, alone: int) -> None:
     sampling = {"do_sample": True, "temperature": wanted.temperature, "top_k": 0} if wanted.temperature else {}
     tokens, start = 0, time.perf_counter()
     for prompt in list(prompts.values())[:alone]:
-        ids: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        ids: Any = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         with torch.inference_mode():
             output = model.generate(**ids.to(model.device), max_new_tokens=wanted.max_new_tokens, **sampling)
         tokens += output.shape[1] - ids["input_ids"].shape[1]

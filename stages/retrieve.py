@@ -1,16 +1,17 @@
 """Search with the original queries, RM3, Rocchio and every expansion: TREC runs runs/SPLIT/SYSTEM.trec.
 
 Reads params `retrieval`, `collection.language` and `collection.tests`. A query stands `retrieval.query_weight` times
-before its expansion, whose samples are put together as `retrieval.combine` says; `auto` takes, for each system, the weight of the best nDCG@10 on validation.
+before its expansion, whose samples are put together as `retrieval.combine` says; `auto` takes the
+weight of the best mean nDCG@10 on validation, one for the students and one for the teachers.
 """
 
 import click
 
 from qedistill.evaluation import QUERY, RM3, ROCCHIO, STUDENTS, SYSTEMS, TEACHERS
 from qedistill.layout import EXPANSIONS, INDEX, METRICS, RUNS, TEACHER, qrels, queries
-from qedistill.params import load_params
+from qedistill.params import Rm3, Rocchio, load_params
 from qedistill.retrieval import Searcher, choose_weight, search_expanded
-from qedistill.text import Run, atomic, read_jsonl, read_qrels, read_queries, write_json, write_run
+from qedistill.text import atomic, read_jsonl, read_qrels, read_queries, write_json, write_run
 from qedistill.tracking import stage_run
 
 SOURCES = {model: EXPANSIONS / f"{model}.jsonl" for model in STUDENTS} | {
@@ -29,29 +30,40 @@ def main(systems: tuple[str, ...]) -> None:
     splits = [*(("validation",) if params.collection.train else ()), *params.collection.tests]
     texts = {split: read_queries(queries(split)) for split in splits}
     searcher = Searcher(INDEX, params.collection.language, wanted.bm25)
-    feedback = {QUERY: None, RM3: wanted.rm3, ROCCHIO: wanted.rocchio}
+    feedback: dict[str, Rm3 | Rocchio | None] = {QUERY: None, RM3: wanted.rm3, ROCCHIO: wanted.rocchio}
     weights: dict[str, int] = {}
     on_validation: dict[str, dict[int, float]] = {}
 
-    def search(system: str) -> dict[str, Run]:
-        if system in feedback:
-            return {s: searcher.search(texts[s], wanted.depth, feedback[system]) for s in splits}
+    def samples(system: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for record in read_jsonl(SOURCES[system]):
             # A teacher's answer to a test query is one; that to a validation query must be no more.
             if system in STUDENTS or record["sample"] == 0:
                 found.setdefault(record["query_id"], []).append(record["text"])
-        weights[system], on_validation[system] = choose_weight(
-            searcher, texts["validation"], read_qrels(qrels("validation")), found, wanted
-        )
-        return {s: search_expanded(searcher, texts[s], found, weights[system], wanted.depth, wanted) for s in splits}
+        return found
 
     with stage_run("retrieve", params) as run, atomic(RUNS) as folder:
-        for system in systems:
-            click.echo(f"{system} …", nl=False)
-            for split, found in search(system).items():
-                write_run(folder / split / f"{system}.trec", found, system)
-            click.echo(f" query × {weights[system]}" if system in weights else "")
+        for system in feedback.keys() & set(systems):
+            for split in splits:
+                write_run(
+                    folder / split / f"{system}.trec",
+                    searcher.search(texts[split], wanted.depth, feedback[system]),
+                    system,
+                )
+        for kind in (STUDENTS, tuple(TEACHERS.values())):
+            expansions = {system: samples(system) for system in kind if system in systems}
+            if not expansions:
+                continue
+            weight, figures = choose_weight(
+                searcher, texts["validation"], read_qrels(qrels("validation")), expansions, wanted
+            )
+            on_validation |= figures
+            for system, found in expansions.items():
+                weights[system] = weight
+                for split in splits:
+                    results = search_expanded(searcher, texts[split], found, weight, wanted.depth, wanted)
+                    write_run(folder / split / f"{system}.trec", results, system)
+            click.echo(f"{', '.join(expansions)}: query × {weight}")
         figures = {"query_weight": weights, "validation": on_validation}
         write_json(METRICS / "retrieve.json", figures)
         run.metrics({"query_weight": weights})

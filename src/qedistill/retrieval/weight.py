@@ -11,13 +11,21 @@ DEPTH = 10  # nDCG@10 looks no deeper
 
 
 def choose_weight(
-    searcher: Searcher, queries: Queries, qrels: Qrels, expansions: dict[str, list[str]], params: Retrieval
-) -> tuple[int, dict[int, float]]:
-    """The weight of the best nDCG@10 on validation (the least of equals), and every weight's figure.
+    searcher: Searcher,
+    queries: Queries,
+    qrels: Qrels,
+    systems: dict[str, dict[str, list[str]]],
+    params: Retrieval,
+) -> tuple[int, dict[str, dict[int, float]]]:
+    """One weight for several systems, of the best mean of their nDCG@10 on validation (the least of equals), and every
+    system's figure at every weight.
+
+    One for all, so that systems are compared at the same weight: chosen for each alone, on some dozens of queries, it
+    varies more than the systems do.
 
     Args:
         queries, qrels: of the validation split.
-        expansions: query id → the samples of its expansion.
+        systems: system → query id → the samples of its expansion.
 
     Raises:
         UserError: the weight is to be chosen without validation queries.
@@ -28,8 +36,11 @@ def choose_weight(
         raise UserError(
             "retrieval.query_weight is auto, but there are no validation queries to choose it on: set a number"
         )
-    figures = {}
-    for weight in sorted(params.query_weights):
+
+    def ndcg(expansions: dict[str, list[str]], weight: int) -> float:
         run = search_expanded(searcher, queries, expansions, weight, DEPTH, params)
-        figures[weight] = float(measures.score(qrels, run, (measures.NDCG,))[measures.NDCG].mean())
-    return max(figures, key=lambda weight: figures[weight]), figures
+        return float(measures.score(qrels, run, (measures.NDCG,))[measures.NDCG].mean())
+
+    weights = sorted(params.query_weights)
+    figures = {system: {w: ndcg(expansions, w) for w in weights} for system, expansions in systems.items()}
+    return max(weights, key=lambda w: sum(by_weight[w] for by_weight in figures.values())), figures
