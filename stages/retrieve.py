@@ -54,10 +54,10 @@ def main(systems: tuple[str, ...]) -> None:
             expansions = {system: samples(system) for system in kind if system in systems}
             if not expansions:
                 continue
-            weight, figures = choose_weight(
+            weight, tried = choose_weight(
                 searcher, texts["validation"], read_qrels(qrels("validation")), expansions, wanted
             )
-            on_validation |= figures
+            on_validation |= tried
             for system, found in expansions.items():
                 weights[system] = weight
                 for split in splits:
