@@ -1,7 +1,7 @@
 """Run the grid of DVC experiments behind docs/ablation.md, and put its table there.
 
 Each row is `dvc exp run --temp` on the last commit with a few params changed; a row whose experiment is there already is
-not run again (`dvc exp remove NAME` forgets it). Rows are compared on validation; the test sets choose nothing.
+not run again (`dvc exp remove NAME` forgets it, for when the code has changed). Rows are compared on validation; the test sets choose nothing.
 """
 
 import json
@@ -37,6 +37,7 @@ GRID = (
     Row("samples-4", "4 samples", {"generation.samples": 4}, BOTH),
     Row("fuse", "8 samples fused by reciprocal rank", {"retrieval.combine": "fuse"}, BOTH),
     Row("weight-1", "query once", {"retrieval.query_weight": 1}, BOTH),
+    Row("plain", "DPO without the likelihood term (the paper)", {"dpo.sft_weight": 0.0}),
     Row("teacher-pairs", "pairs of the teacher's answers only (the paper)", {"pairs.candidates": "teacher"}),
     Row("both-pairs", "pairs of the teacher's and the student's", {"pairs.candidates": "both"}),
     Row("beta-0.5", "DPO beta 0.5", {"dpo.beta": 0.5}),
@@ -67,11 +68,14 @@ def main(only: tuple[str, ...], table: bool) -> None:
 
 def finished() -> dict[str, dict[str, Any]]:
     """Experiment → its metrics, {file: figures}; the last commit as HEAD."""
-    shown = subprocess.run(["dvc", "exp", "show", "--json", "--no-pager"], check=True, capture_output=True, text=True)
-    head = next(entry for entry in json.loads(shown.stdout) if entry["rev"] != "workspace")
-    states = {"HEAD": head["data"]} | {
-        entry["name"]: entry["revs"][-1]["data"] for entry in head["experiments"] or [] if entry["revs"][-1]["data"]
-    }
+    shown = subprocess.run(
+        ["dvc", "exp", "show", "-A", "--json", "--no-pager"], check=True, capture_output=True, text=True
+    )
+    commits = [entry for entry in json.loads(shown.stdout) if entry["rev"] != "workspace"]
+    # Of all commits: one that changes no result does not make an experiment anew.
+    experiments = [experiment for commit in reversed(commits) for experiment in commit.get("experiments") or []]
+    states = {e["name"]: e["revs"][-1]["data"] for e in experiments if e["revs"][-1]["data"]}
+    states["HEAD"] = commits[0]["data"]
     return {name: {file: m["data"] for file, m in state["metrics"].items()} for name, state in states.items()}
 
 

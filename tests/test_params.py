@@ -89,4 +89,4 @@ def test_use_puts_a_profile_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "params.yaml").read_text() == (ROOT / "profiles/smoke.yaml").read_text()
     result = CliRunner().invoke(main, ["use", "none"])
     assert result.exit_code == 1
-    assert "pyapi, smoke" in result.output
+    assert "pyapi, pyapi-full, smoke" in result.output
