@@ -14,6 +14,7 @@ from qedistill.layout import MODELS, PAIRS, TEACHER, queries
 from qedistill.params import Params, load_params
 from qedistill.prompts import STYLES
 from qedistill.text import read_jsonl, read_queries
+from qedistill.training.model import pick_device
 
 
 @click.command(help=__doc__)
@@ -78,6 +79,7 @@ def stock_sft(data: list[Any], params: Params, folder: Path) -> int:
             output_dir=str(folder / "stock"),
             num_train_epochs=1,
             per_device_train_batch_size=params.sft.batch_size,
+            use_cpu=pick_device() == "cpu",
             report_to="none",
         ),
         train_dataset=Dataset.from_list(data),
@@ -99,6 +101,7 @@ def stock_dpo(data: list[Any], params: Params, folder: Path) -> int:
             output_dir=str(folder / "stock"),
             num_train_epochs=1,
             per_device_train_batch_size=params.dpo.batch_size,
+            use_cpu=pick_device() == "cpu",
             report_to="none",
         ),
         train_dataset=Dataset.from_list(data),
