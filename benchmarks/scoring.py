@@ -3,6 +3,7 @@
 Needs the index and teacher's answers of `dvc repro`.
 """
 
+import os
 import time
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ def main(rounds: int) -> None:
     answers = [r for style in STYLES for r in read_jsonl(TEACHER / f"{style}.jsonl") if r["query_id"] in texts]
     searches = {str(n): combine(texts[a["query_id"]], a["text"], 1) for n, a in enumerate(answers)}
     searcher = Searcher(INDEX, params.collection.language, params.retrieval.bm25)
+    os.environ.setdefault("OPENAI_API_KEY", "unused")  # pyserini's import builds a client that wants one
     from pyserini.search.lucene import LuceneSearcher  # after Searcher: it needs the JVM that Searcher started
 
     raw = LuceneSearcher(str(INDEX))
