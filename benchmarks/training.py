@@ -66,6 +66,16 @@ def ours_dpo(data: list[Any], params: Params, folder: Path) -> int:
     return int(metrics["tokens"])
 
 
+def stock_arguments(folder: Path, batch_size: int) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder / "stock"),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": batch_size,
+        "use_cpu": pick_device() == "cpu",
+        "report_to": "none",
+    }
+
+
 def stock_sft(data: list[Any], params: Params, folder: Path) -> int:
     from datasets import Dataset
     from peft import LoraConfig
@@ -75,13 +85,7 @@ def stock_sft(data: list[Any], params: Params, folder: Path) -> int:
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM")  # type: ignore[arg-type]
     SFTTrainer(
         model=str(MODELS / "base"),
-        args=SFTConfig(
-            output_dir=str(folder / "stock"),
-            num_train_epochs=1,
-            per_device_train_batch_size=params.sft.batch_size,
-            use_cpu=pick_device() == "cpu",
-            report_to="none",
-        ),
+        args=SFTConfig(**stock_arguments(folder, params.sft.batch_size)),
         train_dataset=Dataset.from_list(data),
         peft_config=config,
     ).train()
@@ -97,13 +101,7 @@ def stock_dpo(data: list[Any], params: Params, folder: Path) -> int:
     base = AutoModelForCausalLM.from_pretrained(MODELS / "base")
     DPOTrainer(
         model=PeftModel.from_pretrained(base, MODELS / "sft", is_trainable=True),
-        args=DPOConfig(
-            output_dir=str(folder / "stock"),
-            num_train_epochs=1,
-            per_device_train_batch_size=params.dpo.batch_size,
-            use_cpu=pick_device() == "cpu",
-            report_to="none",
-        ),
+        args=DPOConfig(**stock_arguments(folder, params.dpo.batch_size)),
         train_dataset=Dataset.from_list(data),
         processing_class=AutoTokenizer.from_pretrained(MODELS / "sft"),
     ).train()
