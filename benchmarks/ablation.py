@@ -33,14 +33,16 @@ class Row:
 DEFAULT = Row("HEAD", "default", students=("base", *BOTH))
 SEEDS = (Row("seed-43", "seed 43", {"seed": 43}, BOTH), Row("seed-44", "seed 44", {"seed": 44}, BOTH))
 GRID = (
-    Row("greedy", "1 sample, greedy", {"generation.samples": 1, "generation.temperature": 0.0}, BOTH),
-    Row("samples-4", "4 samples", {"generation.samples": 4}, BOTH),
-    Row("fuse", "8 samples fused by reciprocal rank", {"retrieval.combine": "fuse"}, BOTH),
-    Row("weight-1", "query once", {"retrieval.query_weight": 1}, BOTH),
     Row("plain", "DPO without the likelihood term (the paper)", {"dpo.sft_weight": 0.0}),
     Row("teacher-pairs", "pairs of the teacher's answers only (the paper)", {"pairs.candidates": "teacher"}),
     Row("both-pairs", "pairs of the teacher's and the student's", {"pairs.candidates": "both"}),
     Row("beta-0.5", "DPO beta 0.5", {"dpo.beta": 0.5}),
+    Row("dpo-2", "DPO 2 epochs", {"dpo.epochs": 2}),
+    Row("greedy", "1 sample, greedy", {"generation.samples": 1, "generation.temperature": 0.0}, BOTH),
+    Row("samples-4", "4 samples", {"generation.samples": 4}, BOTH),
+    Row("weight-1", "query once", {"retrieval.query_weight": 1}, BOTH),
+    Row("fuse", "8 samples fused by reciprocal rank", {"retrieval.combine": "fuse"}, BOTH),
+    Row("sft-3", "SFT 3 epochs", {"sft.epochs": 3}, BOTH),
 )
 
 
@@ -62,7 +64,7 @@ def main(only: tuple[str, ...], table: bool) -> None:
              if all(row.name in done for row in SEEDS)]  # fmt: skip
     header = ["experiment", "student", "query ×", "validation"]
     for test in tests:
-        header += [f"{test} [95 %]", "p vs query", "gain kept"]
+        header += [f"{test} [95 %]", "p vs query", "− SFT (p)", "gain kept"]
     insert(PAGE, to_markdown([*header, "tokens a query", "minutes"], body))
 
 
@@ -101,12 +103,17 @@ def figures(metrics: dict[str, Any], split: str, student: str) -> dict[str, Any]
 
 
 def cells(values: dict[str, Any]) -> list[str]:
-    p = values["vs_query"]["p"]
+    more = values.get("vs_sft")
     return [
         f"{values['ndcg@10']:.4f} [{values['ndcg@10_low']:.3f}, {values['ndcg@10_high']:.3f}]",
-        "<0.001" if p < 0.001 else f"{p:.3f}",
+        p_value(values["vs_query"]["p"]),
+        f"{more['difference']:+.4f} ({p_value(more['p'])})" if more else "–",
         f"{values['gain_kept']:.0%}",
     ]
+
+
+def p_value(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def minutes(metrics: dict[str, Any], student: str) -> float:
@@ -122,7 +129,15 @@ def mean(student: str, runs: list[dict[str, Any]], tests: list[str]) -> list[str
         values = [figures(metrics, split, student)[key] for metrics in runs]
         return f"{np.mean(values):{form}} ± {np.std(values, ddof=1):{form}}"
 
-    cells = [cell for test in tests for cell in (over(test, "ndcg@10", ".4f"), "–", over(test, "gain_kept", ".0%"))]
+    more = {test: "–" for test in tests}
+    if student == "dpo":
+        for test in tests:
+            values = [figures(metrics, test, student)["vs_sft"]["difference"] for metrics in runs]
+            more[test] = f"{np.mean(values):+.4f} ± {np.std(values, ddof=1):.4f}"
+    cells = [
+        cell for test in tests
+        for cell in (over(test, "ndcg@10", ".4f"), "–", more[test], over(test, "gain_kept", ".0%"))
+    ]  # fmt: skip
     return ["mean of 3 seeds", student, "–", over("validation", "ndcg@10", ".4f"), *cells, "–", "–"]
 
 

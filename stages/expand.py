@@ -7,7 +7,7 @@ Reads params `generation`, `student.prompt`, `student.max_words`, `collection.la
 import click
 
 from qedistill.evaluation import STUDENTS
-from qedistill.generation import expand
+from qedistill.generation.student import expand
 from qedistill.layout import EXPANSIONS, METRICS, MODELS, queries
 from qedistill.params import load_params
 from qedistill.text import read_queries, write_json, write_jsonl

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from qedistill.generation import expand
+from qedistill.generation.student import expand
 from qedistill.layout import METRICS, MODELS, SAMPLES, queries
 from qedistill.params import load_params
 from qedistill.text import read_queries, write_json, write_jsonl

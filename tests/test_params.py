@@ -59,6 +59,11 @@ def test_the_default_is_the_profile_pyapi() -> None:
         ({"collection__tests": {"train": "x"}}, "tests must not be named train"),
         ({"teacher__generator": "local"}, "model must be set where generator is local"),
         ({"teacher__exemplars__k": 3}, "ids must be k = 3"),
+        ({"teacher__generator": "api"}, "model must be set where generator is api"),
+        ({"teacher__generator": "api", "teacher__model": "m", "teacher__max_cost": 1.0}, "api.prices must be set"),
+        ({"teacher__tolerance": 1.0}, "teacher.tolerance"),
+        ({"teacher__api__extra_body": {"stream": True}}, "teacher.api: extra_body must not set stream"),
+        ({"teacher__api__base_url": "https://user:password@host/v1"}, "teacher.api.base_url"),
         ({"student__sha256": None}, "sha256 must be set"),
     ],
 )
@@ -90,3 +95,9 @@ def test_use_puts_a_profile_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = CliRunner().invoke(main, ["use", "none"])
     assert result.exit_code == 1
     assert "pyapi, pyapi-full, smoke" in result.output
+
+
+def test_a_key_where_its_variable_belongs_is_not_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_params(write(tmp_path, teacher__api__key_variable="sk-0123-secret"))
+    assert "teacher.api.key_variable" in error.value.message and "secret" not in error.value.message

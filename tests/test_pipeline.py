@@ -94,7 +94,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "source": "beir", "path": "mini", "train": "train", "tests": {"test": "test"}, "validation": 0.25,
                 "language": "zh", "document": "一段百科文字",
             },
-            "teacher": {"recordings": "mini/teacher", "exemplars": {"k": 1, "ids": None, "max_words": 20}},
+            "teacher": {
+                "recordings": "mini/teacher",
+                "exemplars": {
+                    "k": 1, "choose": "random", "ids": [], "passages": "judged", "max_words": 20, "max_tokens": None,
+                },
+            },
             "student": {"model": "tiny", "sha256": None},
             "generation": {"max_new_tokens": 8, "samples": 2},
             "feedback": {"samples": 2},

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from qedistill import prompts
 from qedistill.errors import UserError
 from qedistill.feedback import Pair
-from qedistill.generation import teach
 from qedistill.generation.recorded import read_answers
+from qedistill.generation.teacher import teach, teacher_requests
 from qedistill.params import Collection, load_params
 from qedistill.training.data import dpo_rows, sft_rows
 
@@ -18,8 +19,6 @@ PARAMS = load_params(ROOT / "profiles/pyapi.yaml")
 ENGLISH = PARAMS.collection
 CHINESE = Collection(**(ENGLISH.model_dump() | {"language": "zh", "document": "一段百科文字"}))
 QUERIES = {"a": "first need", "b": "second need", "c": "third need"}
-QRELS = {"a": {"d1": 1, "d2": 3}, "b": {"d3": 1}, "c": {"d4": 0}}
-DOCS = {"d1": "one", "d2": "two two two", "d3": "three", "d4": "four"}
 
 
 def test_zero_shot_is_the_teachers_recorded_prompt() -> None:
@@ -49,22 +48,27 @@ def test_a_language_without_templates_is_named() -> None:
         prompts.zero_shot("x", ENGLISH.model_copy(update={"language": "fi"}), 60)
 
 
-def test_exemplars_take_the_best_document() -> None:
-    (exemplar,) = prompts.choose_exemplars(QUERIES, QRELS, DOCS, 1, ["a"], 2, seed=0)
-    assert exemplar == prompts.Exemplar("a", "first need", "d2", "two two")
+def test_a_prompt_file_is_checked(tmp_path: Path) -> None:
+    good = yaml.safe_load((ROOT / "prompts/en.yaml").read_text())
+    cases = [
+        ({"query": "Query:"}, r"query: has the placeholders none, needs \{query\}"),
+        ({"instruction": "{document} {max_words} {quer}"}, "instruction: has the placeholders"),
+        ({"short": "Write {"}, "short: .*write {{ or }} for a brace"),
+        ({"extra": "x"}, "extra: Extra inputs are not permitted"),
+        ({"passage": 3}, "passage: Input should be a valid string"),
+    ]
+    for number, (change, message) in enumerate(cases):
+        (tmp_path / f"x{number}.yaml").write_text(yaml.safe_dump(good | change))
+        with pytest.raises(UserError, match=message):
+            prompts.load_templates(f"x{number}", tmp_path)
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="bad.yaml: not YAML"):
+        prompts.load_templates("bad", tmp_path)
 
 
-def test_exemplars_by_seed() -> None:
-    chosen = [prompts.choose_exemplars(QUERIES, QRELS, DOCS, 2, None, 9, seed)[0].query_id for seed in range(9)]
-    assert set(chosen) == {"a", "b"}  # c has no relevant document
-    assert chosen[0] == prompts.choose_exemplars(QUERIES, QRELS, DOCS, 2, None, 9, 0)[0].query_id
-
-
-def test_too_few_or_unknown_exemplars() -> None:
-    with pytest.raises(UserError, match="only 2 of 3"):
-        prompts.choose_exemplars(QUERIES, QRELS, DOCS, 3, None, 9, seed=0)
-    with pytest.raises(UserError, match="zz are no training queries"):
-        prompts.choose_exemplars(QUERIES, QRELS, DOCS, 1, ["zz"], 9, seed=0)
+def test_every_prompt_file_is_valid() -> None:
+    for path in (ROOT / "prompts").glob("*.yaml"):
+        assert prompts.load_templates(path.stem, ROOT / "prompts").short
 
 
 def record(query_id: str, sample: int, text: str = "an answer") -> dict[str, object]:
@@ -80,6 +84,13 @@ def test_recordings_in_the_order_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "zero_shot.jsonl", [record("b", 0), record("a", 1), record("a", 0), record("x", 0)])
     answers = read_answers(path, {"a": 2, "b": 1})
     assert [(a["query_id"], a["sample"]) for a in answers] == [("a", 0), ("a", 1), ("b", 0)]
+
+
+def test_a_few_recordings_may_be_missing(tmp_path: Path) -> None:
+    path = write(tmp_path / "zero_shot.jsonl", [record("a", 0), record("b", 0), record("b", 1)])
+    assert len(read_answers(path, {"a": 2, "b": 2}, tolerance=0.25)) == 3
+    with pytest.raises(UserError, match="1 of 4 answers are missing"):
+        read_answers(path, {"a": 2, "b": 2}, tolerance=0.24)
 
 
 def test_missing_recordings_are_counted_and_named(tmp_path: Path) -> None:
@@ -108,7 +119,9 @@ def test_the_recorded_teacher_of_pyapi_is_whole() -> None:
         update={"teacher": PARAMS.teacher.model_copy(update={"recordings": str(ROOT / "recordings/pyapi/teacher")})}
     )
     for style in prompts.STYLES:
-        answers = teach(style, learning, testing, [], params)
+        asked = {style: teacher_requests(style, learning, testing, {}, params)}
+        answers, _, calls = teach(style, asked, params, Path("unused"))
+        assert calls == 0
         assert [(a["query_id"], a["sample"]) for a in answers] == [("core-001", 0), ("core-002", 0), ("core-002", 1)]
 
 
@@ -116,9 +129,38 @@ def test_exemplars_get_no_few_shot_answer() -> None:
     params = PARAMS.model_copy(
         update={"teacher": PARAMS.teacher.model_copy(update={"recordings": str(ROOT / "recordings/pyapi/teacher")})}
     )
-    exemplar = prompts.Exemplar("dev-020", "…", "ast.literal_eval", "…")
-    answers = teach("few_shot", {"dev-020": "…", "core-002": "…"}, {}, [exemplar], params)
-    assert {a["query_id"] for a in answers} == {"core-002"}
+    exemplars = {prompts.EVERY: [prompts.Exemplar("dev-020", "…", "ast.literal_eval", "…")]}
+    asked = {s: teacher_requests(s, {"dev-020": "…", "core-002": "…"}, {}, exemplars, params) for s in prompts.STYLES}
+    answers, figures, _ = teach("few_shot", asked, params, Path("unused"))
+    assert {a["query_id"] for a in answers} == {"core-002"} and figures["answers"] == 2
+    assert {r.query_id for r in asked["zero_shot"]} == {"dev-020", "core-002"}
+
+
+def test_a_query_is_shown_its_own_exemplars_within_the_budget() -> None:
+    exemplars = {"a": [prompts.Exemplar(f"e{n}", f"need {n}", "d", "word " * 40) for n in range(3)]}
+
+    def prompt(max_tokens: int | None) -> str:
+        wanted = PARAMS.teacher.exemplars.model_copy(update={"max_tokens": max_tokens})
+        teacher = PARAMS.teacher.model_copy(update={"exemplars": wanted, "samples": 1})
+        params = PARAMS.model_copy(update={"teacher": teacher})
+        (request,) = teacher_requests("few_shot", {"a": "mine"}, {}, exemplars, params)
+        return request.messages[0]["content"]
+
+    assert [name in prompt(None) for name in ("need 0", "need 1", "need 2")] == [True, True, True]
+    # Some 60 tokens of instruction and query, 55 an exemplar: the last ones, the nearest, stay.
+    assert [name in prompt(200) for name in ("need 0", "need 1", "need 2")] == [False, True, True]
+    assert [name in prompt(20) for name in ("need 0", "need 1", "need 2")] == [False, False, False]
+
+
+def test_requests_carry_what_determines_the_answer() -> None:
+    api = PARAMS.teacher.api.model_copy(
+        update={"extra_body": {"top_p": 0.9, "max_tokens": None, "think": {"on": False}}}
+    )
+    teacher = PARAMS.teacher.model_copy(update={"generator": "api", "model": "m", "api": api})
+    asked = teacher_requests("zero_shot", {"a": "x"}, {"b": "y"}, {}, PARAMS.model_copy(update={"teacher": teacher}))
+    assert [(r.query_id, r.sample) for r in asked] == [("b", 0), ("a", 0), ("a", 1)]
+    assert asked[0].options == {"temperature": 0.8, "top_p": 0.9, "think": {"on": False}} and asked[0].model == "m"
+    assert len({r.key for r in asked}) == 3
 
 
 def test_sft_rows_cut_and_take_the_first_samples() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from qedistill import tracking
 from qedistill.errors import UserError
+from qedistill.layout import repository_root
 from qedistill.params import Params, load_params
 
 SECRET = "sk-a-secret-of-the-test"
@@ -185,7 +186,7 @@ def test_store_is_in_the_repository_root(root, params, monkeypatch, copy):
     workspace = root / copy
     workspace.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(workspace)
-    assert tracking.repository_root(Path.cwd()) == root
+    assert repository_root(Path.cwd()) == root
     Path("figure.json").write_text("{}")
     with tracking.stage_run("index", params) as run:
         run.artifact("figure.json")

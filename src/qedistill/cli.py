@@ -1,15 +1,16 @@
 """`qedistill`: what a user does beside DVC."""
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import click
 
-from qedistill import report
+from qedistill import layout, report
 from qedistill.errors import UserError
 from qedistill.layout import METRICS
 from qedistill.params import load_params
-from qedistill.text import atomic
+from qedistill.text import atomic, write_jsonl
 
 PROFILES = Path("profiles")
 
@@ -48,3 +49,87 @@ def table(write: Path | None) -> None:
         report.insert(write, report.to_markdown(header, body))
     else:
         report.show(header, body)
+
+
+@main.group()
+def ledger() -> None:
+    """What an API teacher has answered so far: ledger.db in the project, or the file that QEDISTILL_LEDGER names."""
+
+
+@ledger.command()
+def stats() -> None:
+    """Print answers, calls, tokens and cost of every model in the ledger.
+
+    The cost is that of teacher.api.prices in params.yaml, for teacher.model alone.
+    """
+    from qedistill.generation.api import cost
+    from qedistill.generation.ledger import Ledger
+
+    teacher = load_params().teacher
+    with Ledger(_existing()) as opened:
+        models = opened.stats()
+    header = ["model", "answers", "calls of no use", "prompt tokens", "cached", "completion tokens", "cost", "last"]
+    body = []
+    for row in models:
+        useless = {kind: count for kind, count in row.calls.items() if kind != "answer"}
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(useless.items()))
+        known = teacher.api.prices if row.model == teacher.model else None
+        body.append([
+            row.model, f"{row.answers:,}", kinds or "–", f"{row.usage.prompt_tokens:,}", f"{row.usage.cached_tokens:,}",
+            f"{row.usage.completion_tokens:,}", f"{cost(row.usage, known):.4f}" if known else "–",
+            datetime.fromtimestamp(row.last).strftime("%Y-%m-%d %H:%M"),
+        ])  # fmt: skip
+    report.plain_table(header, body)
+
+
+@ledger.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def export(folder: Path) -> None:
+    """Write the ledger's answers to what params.yaml asks as FOLDER/zero_shot.jsonl and FOLDER/few_shot.jsonl.
+
+    Such a folder serves as teacher.recordings: with teacher.generator recorded the pipeline then runs without the API.
+    Needs the stages collection and exemplars.
+    """
+    from qedistill.generation.ledger import Ledger
+    from qedistill.generation.teacher import as_record, read_requests
+
+    with Ledger(_existing()) as opened:
+        for style, requests in read_requests(load_params()).items():
+            answers = opened.answers(request.key for request in requests)
+            records = [as_record(r, answers[r.key]) for r in requests if r.key in answers]
+            write_jsonl(folder / f"{style}.jsonl", records)
+            click.echo(f"{folder / style}.jsonl: {len(records)} of {len(requests)} answers")
+
+
+@ledger.command("import")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def import_(folder: Path) -> None:
+    """Put the answers of FOLDER/zero_shot.jsonl and FOLDER/few_shot.jsonl to what params.yaml asks into the ledger.
+
+    For answers that were got some other way, as by a vendor's batch interface: teacher.model counts as their author. What
+    fails the checks, is not asked for or is there already is passed over. Needs the stages collection and exemplars.
+    """
+    from qedistill.generation.ledger import Ledger
+    from qedistill.generation.teacher import from_records, read_requests
+
+    params = load_params()
+    if params.teacher.generator != "api":
+        raise UserError("teacher.generator must be api: only an API's answers are kept in the ledger")
+    with Ledger(layout.ledger()) as opened:
+        for style, requests in read_requests(params).items():
+            path = folder / f"{style}.jsonl"
+            if not path.exists():
+                continue
+            answers, useless = from_records(path, requests, params)
+            known = opened.answers(request.key for request in requests)
+            new = [request for request in requests if request.key in answers.keys() - known.keys()]
+            for request in new:
+                opened.store(request, answers[request.key])
+            click.echo(f"{path}: {len(new)} answers stored, {len(answers) - len(new)} known, {len(useless)} of no use")
+
+
+def _existing() -> Path:
+    path = layout.ledger()
+    if not path.exists():
+        raise UserError(f"{path}: no ledger yet; the stage teach makes it where teacher.generator is api")
+    return path

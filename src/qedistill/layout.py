@@ -1,5 +1,6 @@
 """Where the stages write, relative to the project: the names that dvc.yaml declares."""
 
+import os
 from pathlib import Path
 
 COLLECTION = Path("data/collection")  # corpus.jsonl, queries/<split>.tsv, qrels/<split>.txt
@@ -24,3 +25,17 @@ def queries(split: str) -> Path:
 
 def qrels(split: str) -> Path:
     return COLLECTION / "qrels" / f"{split}.txt"
+
+
+def repository_root(folder: Path) -> Path:
+    """The repository root of the folder a stage runs in, which DVC may have made a temporary copy inside the root.
+
+    DVC_ROOT says so too, but is inherited when one repository's stage runs another's.
+    """
+    head, mark, _ = folder.as_posix().partition("/.dvc/tmp/exps/")
+    return Path(head) if mark else folder
+
+
+def ledger() -> Path:
+    """Where an API teacher's answers are kept: $QEDISTILL_LEDGER, else ledger.db in the repository root."""
+    return Path(os.environ.get("QEDISTILL_LEDGER") or repository_root(Path.cwd()) / "ledger.db")

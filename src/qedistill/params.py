@@ -1,7 +1,7 @@
 """params.yaml, typed and validated before any work."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -73,18 +73,47 @@ class Retrieval(Group):
 
 class Exemplars(Group):
     k: Positive
-    ids: list[str] | None
+    choose: Literal["ids", "random", "diverse", "similar"]
+    ids: list[str]
+    passages: Literal["judged", "retrieved"]
     max_words: Positive
+    max_tokens: Positive | None
 
     @model_validator(mode="after")
     def _k_ids(self) -> "Exemplars":
-        if self.ids is not None and len(set(self.ids)) != self.k:
-            raise ValueError(f"ids must be k = {self.k} different query ids, or null")
+        if self.choose == "ids" and not len(set(self.ids)) == len(self.ids) == self.k:
+            raise ValueError(f"ids must be k = {self.k} different query ids where choose is ids")
+        return self
+
+
+class Prices(Group):
+    """Of a million tokens, in any one currency."""
+
+    prompt: float = Field(ge=0)
+    cached: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+
+class Api(Group):
+    base_url: str = Field(pattern=r"^https?://[^\s@?#]+$")
+    key_variable: str | None = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    extra_body: dict[str, Any]
+    concurrency: Positive
+    requests_per_minute: Positive | None
+    tokens_per_minute: Positive | None
+    timeout: float = Field(gt=0)
+    attempts: Positive
+    prices: Prices | None
+
+    @model_validator(mode="after")
+    def _ours(self) -> "Api":
+        if ours := {"model", "messages", "stream", "n"} & set(self.extra_body):
+            raise ValueError(f"extra_body must not set {', '.join(sorted(ours))}")
         return self
 
 
 class Teacher(Group):
-    generator: Literal["recorded", "local"]
+    generator: Literal["recorded", "local", "api"]
     recordings: str
     model: str | None
     samples: Positive
@@ -92,14 +121,20 @@ class Teacher(Group):
     max_new_tokens: Positive
     temperature: Temperature
     batch_size: Positive
+    asks: Positive
+    tolerance: Share
+    max_cost: float | None = Field(gt=0)
+    api: Api
     exemplars: Exemplars
 
     @model_validator(mode="after")
     def _source(self) -> "Teacher":
-        if self.generator == "local" and not self.model:
-            raise ValueError("model must be set where generator is local")
-        if self.generator == "local" and self.samples > 1 and self.temperature == 0:
+        if self.generator != "recorded" and not self.model:
+            raise ValueError(f"model must be set where generator is {self.generator}")
+        if self.generator != "recorded" and self.samples > 1 and self.temperature == 0:
             raise ValueError("temperature must be above 0 where samples is above 1: greedy samples are all the same")
+        if self.generator == "api" and self.max_cost is not None and self.api.prices is None:
+            raise ValueError("api.prices must be set where max_cost is")
         return self
 
 
@@ -239,5 +274,7 @@ def _explain(error: ErrorDetails) -> str:
         case "missing":
             return f"missing parameter {key}"
         case _:
-            got = "" if isinstance(error["input"], dict) else f" (is {error['input']!r})"
+            # A key or a password, put where it does not belong, must not reach a log.
+            hidden = isinstance(error["input"], dict) or key.startswith("teacher.api")
+            got = "" if hidden else f" (is {error['input']!r})"
             return f"{key}: {error['msg'].removeprefix('Value error, ')}{got}"

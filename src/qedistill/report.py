@@ -102,6 +102,18 @@ def show(header: list[str], body: list[list[str]]) -> None:
         console.print(table)
 
 
+def plain_table(header: list[str], body: list[list[str]]) -> None:
+    """Print a table as it is, the first column to the left and the others to the right."""
+    console = Console()
+    table = Table(box=box.SIMPLE)
+    for position, name in enumerate(header):
+        table.add_column(name, justify="right" if position else "left")
+    for row in body:
+        table.add_row(*row)
+    # Where output goes to a file there is no width to fit.
+    console.print(table, width=None if console.is_terminal else 160)
+
+
 def insert(readme: Path, text: str) -> None:
     """Put text between the results marks of a file, atomically.
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,6 +175,11 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
 def cut_words(text: str, words: int | None) -> str:
     """The first `words` white-space separated words of a text; all of it for None."""
     return text if words is None else " ".join(text.split()[:words])
+
+
+def plain(text: str) -> str:
+    """Letters and digits alone, in one form and case, by which equal texts are told; no language needs white space."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

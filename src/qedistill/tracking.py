@@ -25,6 +25,7 @@ import click
 import yaml
 
 from qedistill.errors import UserError
+from qedistill.layout import repository_root
 from qedistill.params import Params
 from qedistill.text import flatten, read_json
 
@@ -129,15 +130,6 @@ def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
         run._close("FAILED")
         raise
     run._close("FINISHED")
-
-
-def repository_root(folder: Path) -> Path:
-    """The repository root of the folder a stage runs in, which DVC may have made a temporary copy inside the root.
-
-    DVC_ROOT says so too, but is inherited when one repository's stage runs another's.
-    """
-    head, mark, _ = folder.as_posix().partition("/.dvc/tmp/exps/")
-    return Path(head) if mark else folder
 
 
 def _open(stage: str, params: Params, uri: str, root: Path) -> StageRun:

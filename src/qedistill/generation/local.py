@@ -5,17 +5,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from qedistill.progress import track
+from qedistill.prompts import CHAT_TEMPLATE, Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Prompt = list[dict[str, str]]  # chat messages
 
 
 def generate(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    prompts: Mapping[str, Prompt],
+    prompts: Mapping[str, Messages],
     max_new_tokens: int,
     temperature: float,
     samples: int,
@@ -32,13 +31,16 @@ def generate(
         max_new_tokens: length of an answer, at most; it ends earlier with the model's end token.
 
     Returns:
-        One record a query and sample, in the order of `prompts`, then of samples: `query_id`, `sample`, `text` (white
-        space as single spaces), `prompt_tokens`, `completion_tokens` (with the end token), `seconds` (the batch's wall
+        One record a query and sample, in the order of `prompts`, then of samples: `query_id`, `sample`, `text` (as
+        written), `prompt_tokens`, `completion_tokens` (with the end token), `seconds` (the batch's wall
         time, shared equally among its rows).
     """
     import torch
 
-    texts = [tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=False) for p in prompts.values()]
+    texts = [
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **CHAT_TEMPLATE)
+        for prompt in prompts.values()
+    ]
     # The template has set the special tokens already.
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     rows = list(zip(prompts, encoded, strict=True))
@@ -61,7 +63,7 @@ def generate(
                     {
                         "query_id": query,
                         "sample": position % samples,
-                        "text": " ".join(str(tokenizer.decode(answer, skip_special_tokens=True)).split()),
+                        "text": str(tokenizer.decode(answer, skip_special_tokens=True)),
                         "prompt_tokens": len(ids),
                         "completion_tokens": len(answer),
                         "seconds": seconds,

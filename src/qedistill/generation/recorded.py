@@ -8,12 +8,13 @@ from qedistill.errors import UserError
 from qedistill.text import read_jsonl
 
 
-def read_answers(path: Path, samples: Mapping[str, int]) -> list[dict[str, Any]]:
+def read_answers(path: Path, samples: Mapping[str, int], tolerance: float = 0.0) -> list[dict[str, Any]]:
     """The recorded answers to the queries asked for, in their order, then by sample.
 
     Args:
         path: JSON Lines of `{"query_id", "style", "sample", "text"}`; others' answers in it are passed over.
         samples: query id → how many answers (samples 0, 1, …) it must have.
+        tolerance: share of these answers that may be missing.
 
     Raises:
         UserError: a line lacks a key, an answer stands twice, or answers are missing; those are counted and the first
@@ -30,11 +31,12 @@ def read_answers(path: Path, samples: Mapping[str, int]) -> list[dict[str, Any]]
             raise UserError(f"{path}: record {number}: sample {key[1]} of query {key[0]} stands twice")
         answers[key] = record
     wanted = [(query_id, sample) for query_id, count in samples.items() for sample in range(count)]
-    if missing := [key for key in wanted if key not in answers]:
+    missing = [key for key in wanted if key not in answers]
+    if len(missing) > tolerance * len(wanted):
         queries = list(dict.fromkeys(query_id for query_id, _ in missing))
         named = ", ".join(queries[:5]) + (", …" if len(queries) > 5 else "")
         raise UserError(
             f"{path}: {len(missing)} of {len(wanted)} answers are missing, of {len(queries)} queries ({named}): "
-            "record them, or lower teacher.samples"
+            "record them, lower teacher.samples, or raise teacher.tolerance"
         )
-    return [answers[key] for key in wanted]
+    return [answers[key] for key in wanted if key in answers]

@@ -44,7 +44,6 @@ def train_dpo(
     Raises:
         UserError: no pairs, or no prompt leaves room for an answer within `params.max_length`.
     """
-    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     pairs, validation = _messages_only(pairs), _messages_only(validation if params.evaluations else [])
@@ -63,9 +62,8 @@ def train_dpo(
                 precompute_ref_log_probs=True,
                 **run.arguments(params, seed, work, validate=bool(validation), keep_best=False),
             ),
-            # Sorted, so that little of a batch is padding where the rows are taken in order.
-            train_dataset=Dataset.from_list(sorted(pairs, key=lambda pair: len(str(pair)))),
-            eval_dataset=Dataset.from_list(sorted(validation, key=lambda pair: len(str(pair)))) if validation else None,
+            train_dataset=run.dataset(pairs, by_length=True),
+            eval_dataset=run.dataset(validation, by_length=True) if validation else None,
             processing_class=tokenizer,
         )
         # TRL copied the SFT adapter to "ref" and has scored every pair with it. Without the copy, checkpoints hold

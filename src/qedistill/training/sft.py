@@ -40,7 +40,6 @@ def train_sft(
     Raises:
         UserError: no rows, or no prompt leaves room for an answer within `params.max_length`.
     """
-    from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
@@ -58,9 +57,8 @@ def train_sft(
                 completion_only_loss=True,
                 **run.arguments(params, seed, work, validate=bool(validation), keep_best=True),
             ),
-            train_dataset=Dataset.from_list(train),
-            # Sorted, so that little of a batch is padding.
-            eval_dataset=Dataset.from_list(sorted(validation, key=lambda row: len(str(row)))) if validation else None,
+            train_dataset=run.dataset(train, by_length=False),
+            eval_dataset=run.dataset(validation, by_length=True) if validation else None,
             processing_class=tokenizer,
             peft_config=LoraConfig(
                 r=lora.r,

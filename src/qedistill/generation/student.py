@@ -1,0 +1,50 @@
+"""A student's expansions."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from qedistill.params import Params
+from qedistill.text import Queries
+
+
+def expand(
+    student: Path, base: Path | None, queries: Queries, samples: int, temperature: float, params: Params
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """A student's expansions, `samples` of each query at a temperature, and what they cost.
+
+    Args:
+        student: folder of a plain model, or of an adapter on that in `base`.
+
+    Returns:
+        Records as `generation.local.generate` gives them, white space as single spaces, with `style` ("student") and `model` (the folder's name); and
+        queries, samples, tokens_per_query (completions of all samples together), prompt_tokens_per_query, seconds,
+        tokens_per_second (completions).
+    """
+    from qedistill.generation.local import generate
+    from qedistill.training.data import student_prompt
+    from qedistill.training.model import load_student
+
+    model, tokenizer = load_student(student, base)
+    prompts = {i: student_prompt(text, params.student, params.collection) for i, text in queries.items()}
+    wanted = params.generation
+    start = time.perf_counter()
+    answers = generate(
+        model, tokenizer, prompts, wanted.max_new_tokens, temperature, samples, wanted.batch_size, params.seed
+    )
+    seconds = time.perf_counter() - start
+    tokens = sum(answer["completion_tokens"] for answer in answers)
+    # A prompt is read once, whatever the number of its samples.
+    read = sum(answer["prompt_tokens"] for answer in answers if answer["sample"] == 0)
+    records = [
+        {"style": "student", "model": student.name} | answer | {"text": " ".join(answer["text"].split())}
+        for answer in answers
+    ]
+    return records, {
+        "queries": len(queries),
+        "samples": samples,
+        "tokens_per_query": tokens / len(queries),
+        "prompt_tokens_per_query": read / len(queries),
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tokens / seconds, 1),
+    }

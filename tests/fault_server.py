@@ -1,0 +1,85 @@
+"""An OpenAI-compatible server that fails, as those of vendors do; run as a script, it prints its port.
+
+Each chat request is a line of the log: {"at": seconds since the epoch, "content": the user's message, "fault"}; `fault` is
+null where an answer was sent.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+from aiohttp import web
+
+KEY = "secret-key-1234567890"
+FAULTS = {"429": 0.10, "500": 0.05, "hang": 0.02, "json": 0.01, "empty": 0.01}
+
+
+def answer(content: str) -> str:
+    return f"the passage about {content.split()[-1]}"
+
+
+def make_app(log: Path, faults: dict[str, float], seed: int, latency: float) -> web.Application:
+    drawn = random.Random(seed)
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
+            said = f"Incorrect API key provided: {request.headers.get('Authorization', '')[7:]}."
+            return web.json_response({"error": {"message": said, "code": "invalid_api_key"}}, status=401)
+        body = await request.json()
+        content = body["messages"][-1]["content"]
+        point, fault = drawn.random(), None
+        for name, share in faults.items():
+            if point < share:
+                fault = name
+                break
+            point -= share
+        with log.open("a") as file:
+            file.write(json.dumps({"at": time.time(), "content": content, "fault": fault}) + "\n")
+        await asyncio.sleep(drawn.uniform(0.5, 1.5) * latency)
+        match fault:
+            case "429":
+                error = {"error": {"message": "too many requests"}}
+                return web.json_response(error, status=429, headers={"Retry-After": "1"})
+            case "500":
+                return web.Response(status=500, text="<html>Internal Server Error</html>")
+            case "hang":
+                await asyncio.sleep(3600)
+            case "json":
+                return web.Response(text='{"choices": [{"mess', content_type="application/json")
+        text = "" if fault == "empty" else answer(content)
+        message = {"role": "assistant", "content": text}
+        usage = {
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "total_tokens": 120,
+            "prompt_tokens_details": {"cached_tokens": 40},
+        }
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    return app
+
+
+async def serve(app: web.Application) -> None:
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # until the test closes the pipe
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--faults", type=json.loads, default=FAULTS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--latency", type=float, default=0.05)
+    given = parser.parse_args()
+    asyncio.run(serve(make_app(given.log, given.faults, given.seed, given.latency)))
