@@ -24,8 +24,9 @@ def main() -> None:
         training = read_queries(queries("train"))
         asked = {i: text for split in ("train", "validation", *params.collection.tests)
                  for i, text in read_queries(queries(split)).items()}  # fmt: skip
+        judged = {split: read_qrels(qrels(split)) for split in ("train", "validation")}
         if wanted.passages == "judged":
-            judgments = read_qrels(qrels("train"))
+            judgments = judged["train"]
         else:
             found = Searcher(INDEX, language, bm25).search(training, 1)
             judgments = {query_id: dict.fromkeys(hits, 1) for query_id, hits in found.items()}
@@ -36,7 +37,8 @@ def main() -> None:
             if doc["doc_id"] in needed
         }
         passages = judged_passages(judgments, documents)
-        chosen = choose_exemplars(training, passages, asked, wanted, params.seed, language, bm25)
+        own = judged["train"] | judged["validation"]
+        chosen = choose_exemplars(training, passages, asked, own, wanted, params.seed, language, bm25)
         write_json(EXEMPLARS, {i: [asdict(exemplar) for exemplar in exemplars] for i, exemplars in chosen.items()})
         run.artifact(EXEMPLARS)
     for query_id, exemplars in list(chosen.items())[:3]:

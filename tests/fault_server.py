@@ -15,6 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 KEY = "secret-key-1234567890"
+ENDS = {"filter": "content_filter", "broken": "insufficient_system_resource"}
 FAULTS = {"429": 0.10, "500": 0.05, "hang": 0.02, "json": 0.01, "empty": 0.01}
 
 
@@ -38,7 +39,9 @@ def make_app(log: Path, faults: dict[str, float], seed: int, latency: float) -> 
                 break
             point -= share
         with log.open("a") as file:
-            file.write(json.dumps({"at": time.time(), "content": content, "fault": fault}) + "\n")
+            line = {"at": time.time(), "content": content, "fault": fault}
+            vendors = [name for name in request.headers if name.lower().startswith("openai-")]
+            file.write(json.dumps(line | ({"headers": vendors} if vendors else {})) + "\n")
         await asyncio.sleep(drawn.uniform(0.5, 1.5) * latency)
         match fault:
             case "429":
@@ -50,15 +53,22 @@ def make_app(log: Path, faults: dict[str, float], seed: int, latency: float) -> 
                 await asyncio.sleep(3600)
             case "json":
                 return web.Response(text='{"choices": [{"mess', content_type="application/json")
-        text = "" if fault == "empty" else answer(content)
-        message = {"role": "assistant", "content": text}
+            case "daily":
+                return web.json_response({"error": "quota"}, status=429, headers={"Retry-After": "86400"})
+            case "404":
+                return web.json_response({"detail": "model not found: m"}, status=404)
+            case "overloaded":
+                return web.json_response({"error": {"message": "overloaded", "code": 502}})
+        text = answer(content)
+        odd = {"empty": "", "parts": [{"type": "thinking"}, {"type": "text", "text": text}], "half": f"{text}\ud83d"}
+        message = {"role": "assistant", "content": odd.get(fault or "", text)}
         usage = {
             "prompt_tokens": 100,
             "completion_tokens": 20,
             "total_tokens": 120,
             "prompt_tokens_details": {"cached_tokens": 40},
         }
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": ENDS.get(fault or "", "stop")}
         return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
 
     app = web.Application()

@@ -157,6 +157,69 @@ def test_a_server_that_stops_answering(start: Start, path: Path) -> None:
     assert len(calls(log)) < 30
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("404", r"refused a request \(404\): model not found: m;"),
+        ("daily", "asks to wait 1440 minutes: quota;"),
+        ("overloaded", "has stopped answering: overloaded;"),
+        ("broken", "has stopped answering: the server broke the answer off: insufficient_system_resource;"),
+    ],
+)
+def test_the_server_is_heard(start: Start, path: Path, fault: str, said: str) -> None:
+    port, _ = start(faults={fault: 1.0}, latency=0.0)
+    with Ledger(path) as ledger, pytest.raises(UserError, match=said):
+        ask(make_requests(30), teacher(port, attempts=2), "en", ledger)
+
+
+def test_odd_contents(start: Start, path: Path) -> None:
+    port, _ = start(faults={"parts": 0.5, "half": 0.5}, latency=0.0)
+    requests = make_requests(20)
+    with Ledger(path) as ledger:
+        outcome = ask(requests, teacher(port), "en", ledger)
+    assert {outcome.answers[r.key].text.rstrip("?") == answer(r.query) for r in requests} == {True}
+
+
+def test_a_filtered_answer_is_a_refusal(start: Start, path: Path) -> None:
+    port, _ = start(faults={"filter": 1.0}, latency=0.0)
+    with Ledger(path) as ledger:
+        assert ask(make_requests(2), teacher(port), "en", ledger).calls == {"refusal": 6}
+
+
+def test_two_queries_of_the_same_text_are_asked_once(start: Start, path: Path) -> None:
+    port, log = start(faults={})
+    (first,) = make_requests(1)
+    twin = Request(**(vars(make_requests(1)[0]) | {"query_id": "twin"}))
+    with Ledger(path) as ledger:
+        outcome = ask([first, twin], teacher(port), "en", ledger)
+    assert len(calls(log)) == 1 and outcome.asked == 1 and first.key == twin.key in outcome.answers
+
+
+def test_a_limit_holds_nobody_up_once_all_stops(start: Start, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port, _ = start()
+    monkeypatch.setenv(VARIABLE, "sk-wrong")
+    began = time.perf_counter()
+    with Ledger(path) as ledger, pytest.raises(UserError, match="401"):
+        ask(make_requests(50), teacher(port, requests_per_minute=6), "en", ledger)
+    assert time.perf_counter() - began < 8
+
+
+def test_what_is_no_key_is_not_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "sk-first\nsecond")
+    with Ledger(path) as ledger, pytest.raises(UserError, match=f"{VARIABLE} holds no key") as error:
+        ask(make_requests(1), teacher(9), "en", ledger)
+    assert "first" not in error.value.message
+
+
+def test_no_vendor_is_told_of_openai(start: Start, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-mine")
+    port, log = start(faults={})
+    with Ledger(path) as ledger:
+        ask(make_requests(1), teacher(port), "en", ledger)
+    assert "headers" not in calls(log)[0]
+
+
 def test_useless_answers_are_asked_for_again_and_counted(start: Start, path: Path) -> None:
     port, log = start(faults={"empty": 1.0})
     requests = make_requests(5)
@@ -221,8 +284,8 @@ def test_a_token_limit_is_kept(start: Start, path: Path) -> None:
     each = estimate(requests[-1])
     tokens = each.prompt_tokens + each.completion_tokens
     with Ledger(path) as ledger:
-        # A bucket of ten requests, which fills again by one in six seconds.
-        ask(requests[:11], teacher(port, tokens_per_minute=tokens * 10), "en", ledger)
+        # A bucket of six requests, which fills again by one a second.
+        ask(requests[:11], teacher(port, tokens_per_minute=tokens * 60), "en", ledger)
     times = [call["at"] for call in calls(log)]
     assert times[-1] - times[0] >= 4.0
 
@@ -236,6 +299,7 @@ def test_retry_after_is_seconds_a_date_or_milliseconds() -> None:
     in_ten = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
     assert 8 < _retry_after({"retry-after": in_ten}) <= 10
     assert _retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+    assert _retry_after({"retry-after": "inf"}) is None
     assert _retry_after({"retry-after": "soon"}) is None and _retry_after({}) is None
 
 
@@ -343,6 +407,24 @@ def test_a_damaged_or_foreign_file_is_left_as_it_is(path: Path, damage: Callable
     assert path.read_bytes() == bad
 
 
+def test_a_foreign_file_keeps_its_log(path: Path, tmp_path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.store(make_requests(1)[0], Answer("text"))
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", tmp_path / f"other.db{suffix}")
+    other, log = tmp_path / "other.db", tmp_path / "other.db-wal"
+    whole = other.read_bytes()
+    other.write_bytes(whole[:60] + (9).to_bytes(4, "big") + whole[64:])
+    before = other.read_bytes(), log.read_bytes()
+    with pytest.raises(UserError):
+        Ledger(other)
+    assert (other.read_bytes(), log.read_bytes()) == before
+    other.unlink()
+    with pytest.raises(UserError, match="is the log of a ledger that is not here"):
+        Ledger(other)
+    assert log.read_bytes() == before[1]
+
+
 def test_a_log_left_by_a_kill_is_part_of_the_ledger(path: Path, tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.store(make_requests(1)[0], Answer("text"))
@@ -358,7 +440,7 @@ def test_stats(path: Path) -> None:
     with Ledger(path) as ledger:
         assert ledger.stats() == []
         ledger.store(first, Answer("text", usage=Usage(10, 5, 2)))
-        ledger.store_useless(second, "refusal", Usage(10, 1))
+        ledger.store_useless(second, "refusal", Answer("", raw="No.", usage=Usage(10, 1)))
         (row,) = ledger.stats()
     assert (row.model, row.answers, row.calls, row.usage) == ("m", 1, {"answer": 1, "refusal": 1}, Usage(20, 6, 2))
     assert abs(row.last - time.time()) < 60 and os.environ[VARIABLE] not in str(row)

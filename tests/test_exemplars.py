@@ -22,13 +22,17 @@ TOPICS = {
 
 
 def choose(
-    queries: dict[str, str] = QUERIES, asked: dict[str, str] | None = None, seed: int = 0, **changes: Any
+    queries: dict[str, str] = QUERIES,
+    asked: dict[str, str] | None = None,
+    seed: int = 0,
+    qrels: dict[str, dict[str, int]] | None = None,
+    **changes: Any,
 ) -> Exemplars:
     passages = (
         judged_passages(QRELS, DOCS) if queries is QUERIES else {i: (f"d-{i}", text) for i, text in queries.items()}
     )
     wanted = PARAMS.teacher.exemplars.model_copy(update={"choose": "random", "max_words": 2, "k": 1} | changes)
-    return choose_exemplars(queries, passages, asked or queries, wanted, seed, "en", PARAMS.retrieval.bm25)
+    return choose_exemplars(queries, passages, asked or queries, qrels or {}, wanted, seed, "en", PARAMS.retrieval.bm25)
 
 
 def ids(exemplars: list[Exemplar]) -> list[str]:
@@ -77,8 +81,15 @@ def test_similar_are_each_querys_own_and_never_itself() -> None:
 
 
 def test_similar_needs_one_more_than_k() -> None:
-    with pytest.raises(UserError, match="only 2 of 3"):
+    with pytest.raises(UserError, match="only 1 of 2 training queries may be shown to a"):
         choose(choose="similar", k=2)
+
+
+def test_similar_never_shows_a_judged_document_of_the_query() -> None:
+    (first,) = choose(TOPICS, choose="similar", k=1)["sort1"]
+    qrels = {"sort1": {first.doc_id: 1, "d-file1": 0}}
+    (second,) = choose(TOPICS, choose="similar", k=1, qrels=qrels)["sort1"]
+    assert {first.query_id, second.query_id} == {"sort2", "sort3"}
 
 
 def test_a_test_query_under_another_id_is_no_exemplar() -> None:

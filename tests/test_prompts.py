@@ -53,6 +53,7 @@ def test_a_prompt_file_is_checked(tmp_path: Path) -> None:
     cases = [
         ({"query": "Query:"}, r"query: has the placeholders none, needs \{query\}"),
         ({"instruction": "{document} {max_words} {quer}"}, "instruction: has the placeholders"),
+        ({"query": "{query:d}"}, "query: a placeholder is more than a name"),
         ({"short": "Write {"}, "short: .*write {{ or }} for a brace"),
         ({"extra": "x"}, "extra: Extra inputs are not permitted"),
         ({"passage": 3}, "passage: Input should be a valid string"),

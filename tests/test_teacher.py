@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from clone import ROOT, commit_all, copy_project, run, set_params
 from fault_server import KEY
-from test_pipeline import ROOT, make_collection, run, set_params
 from tiny import SENTENCES, make_tiny_student
 
 from qedistill.cli import main
@@ -124,11 +124,7 @@ def test_a_served_model_answers_over_http_and_once(server: int, tiny: Path, tmp_
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A clone with a collection of its own and the fault server's teacher, in which nothing has run."""
     folder = tmp_path / "project"
-    for name in run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "recordings/", "metrics/", "plots/", "dvc.lock")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    make_collection(folder / "mini")
+    copy_project(folder)
     log = tmp_path / "server.jsonl"
     server = subprocess.Popen(
         [sys.executable, Path(__file__).parent / "fault_server.py", log, '--faults={"429": 0.1, "empty": 0.1}'],
@@ -150,11 +146,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "max_cost": 1.0, "asks": 8,
     }  # fmt: skip
     set_params(folder, {"collection": collection, "teacher": teacher})
-    for command in (
-        ["init", "-q"], ["config", "user.name", "test"], ["config", "user.email", "test@localhost"],
-        ["config", "commit.gpgsign", "false"], ["add", "-A"], ["commit", "-qm", "start"],
-    ):  # fmt: skip
-        run(folder, "git", *command)
+    commit_all(folder)
     monkeypatch.setenv(VARIABLE, KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("QEDISTILL_LEDGER", raising=False)
@@ -192,7 +184,7 @@ def test_the_stage_teach_by_an_api(project: Path, monkeypatch: pytest.MonkeyPatc
     exported = [json.loads(line) for line in Path("mine/few_shot.jsonl").read_text().splitlines()]
     assert exported == records
     # Recordings of it serve as the teacher, and fill another ledger.
-    Path("ledger.db").rename("old.db")
+    monkeypatch.setenv("QEDISTILL_LEDGER", "other.db")
     assert "20 answers stored, 0 known, 0 of no use" in cli.invoke(main, ["ledger", "import", "mine"]).output
     assert "0 answers stored, 20 known" in cli.invoke(main, ["ledger", "import", "mine"]).output
     assert run(project, "dvc", "repro", "-f", "-s", "teach").count("; 0 calls") == 2

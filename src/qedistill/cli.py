@@ -9,7 +9,7 @@ import click
 from qedistill import layout, report
 from qedistill.errors import UserError
 from qedistill.layout import METRICS
-from qedistill.params import load_params
+from qedistill.params import Params, load_params
 from qedistill.text import atomic, write_jsonl
 
 PROFILES = Path("profiles")
@@ -94,10 +94,11 @@ def export(folder: Path) -> None:
     from qedistill.generation.teacher import as_record, read_requests
 
     with Ledger(_existing()) as opened:
-        for style, requests in read_requests(load_params()).items():
+        for style, requests in read_requests(_api_params()).items():
             answers = opened.answers(request.key for request in requests)
             records = [as_record(r, answers[r.key]) for r in requests if r.key in answers]
-            write_jsonl(folder / f"{style}.jsonl", records)
+            if records:  # what stands there is not replaced by nothing
+                write_jsonl(folder / f"{style}.jsonl", records)
             click.echo(f"{folder / style}.jsonl: {len(records)} of {len(requests)} answers")
 
 
@@ -112,9 +113,7 @@ def import_(folder: Path) -> None:
     from qedistill.generation.ledger import Ledger
     from qedistill.generation.teacher import from_records, read_requests
 
-    params = load_params()
-    if params.teacher.generator != "api":
-        raise UserError("teacher.generator must be api: only an API's answers are kept in the ledger")
+    params = _api_params()
     with Ledger(layout.ledger()) as opened:
         for style, requests in read_requests(params).items():
             path = folder / f"{style}.jsonl"
@@ -126,6 +125,13 @@ def import_(folder: Path) -> None:
             for request in new:
                 opened.store(request, answers[request.key])
             click.echo(f"{path}: {len(new)} answers stored, {len(answers) - len(new)} known, {len(useless)} of no use")
+
+
+def _api_params() -> Params:
+    params = load_params()
+    if params.teacher.generator != "api":
+        raise UserError("teacher.generator must be api: only an API's answers are kept in the ledger")
+    return params
 
 
 def _existing() -> Path:

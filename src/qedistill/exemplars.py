@@ -3,6 +3,7 @@
 import random
 import tempfile
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +15,29 @@ from qedistill.prompts import EVERY, Exemplar, Exemplars
 from qedistill.retrieval import Searcher, build_index
 from qedistill.text import Qrels, Queries, cut_words, plain
 
+_SPARE = 50  # similar queries looked at beyond k, for those that must not be shown
+
 
 def choose_exemplars(
-    queries: Queries, passages: Mapping[str, tuple[str, str]], asked: Queries, params: Wanted, seed: int,
+    queries: Queries, passages: Mapping[str, tuple[str, str]], asked: Queries, qrels: Qrels, params: Wanted, seed: int,
     language: str, bm25: Bm25,
 ) -> Exemplars:  # fmt: skip
     """k exemplars among the training queries that have a passage.
 
     `ids` takes those of `params.ids`, `random` k by the seed, `diverse` the queries nearest to the centres of k clusters
     (k-means over TF-IDF of character n-grams, which need no white space); every query is shown the same. `similar`
-    gives each query the k training queries BM25 finds for it, never itself, the most similar last, next to the query.
+    gives each query the k training queries BM25 finds for it, the most similar last, next to the query; never itself, nor
+    one whose passage is judged relevant to it.
 
     Args:
         queries: the training queries.
         passages: training query → (doc id, text) of the passage to show.
         asked: all queries the teacher is to answer. None of them that is no training query serves as an exemplar, under
             whatever id.
+        qrels: judgments of the training and validation queries among them; used by `similar` alone.
 
     Raises:
-        UserError: an id is no training query, or fewer than k queries have a passage.
+        UserError: an id is no training query, or fewer than k queries have a passage that may be shown.
     """
     k = params.k
     # A query that is asked as a test, too, would show the test its answer.
@@ -44,9 +49,8 @@ def choose_exemplars(
         if unknown := sorted(set(params.ids) - set(queries)):
             raise UserError(f"teacher.exemplars.ids: {', '.join(unknown)} are no training queries")
         usable = {i: queries[i] for i in params.ids if i in usable}
-    # One more for `similar`, where a training query is none of its own.
-    if len(usable) < (needed := k + (params.choose == "similar")):
-        raise UserError(f"teacher.exemplars.k: only {len(usable)} of {needed} training queries have a passage to show")
+    if len(usable) < k:
+        raise UserError(f"teacher.exemplars.k: only {len(usable)} of {k} training queries have a passage to show")
     match params.choose:
         case "ids":
             chosen = {EVERY: params.ids}
@@ -55,7 +59,7 @@ def choose_exemplars(
         case "diverse":
             chosen = {EVERY: _diverse(usable, k, seed)}
         case "similar":
-            chosen = _similar(usable, asked, k, seed, language, bm25)
+            chosen = _similar(usable, asked, qrels, passages, k, seed, language, bm25)
 
     def exemplar(query_id: str) -> Exemplar:
         doc_id, text = passages[query_id]
@@ -91,17 +95,28 @@ def _diverse(queries: Queries, k: int, seed: int) -> list[str]:
     return taken
 
 
-def _similar(usable: Queries, asked: Queries, k: int, seed: int, language: str, bm25: Bm25) -> dict[str, list[str]]:
+def _similar(
+    usable: Queries, asked: Queries, qrels: Qrels, passages: Mapping[str, tuple[str, str]], k: int, seed: int,
+    language: str, bm25: Bm25,
+) -> dict[str, list[str]]:  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         documents = ({"doc_id": i, "title": "", "text": text} for i, text in usable.items())
         build_index(documents, Path(folder) / "index", language, threads=1)
-        found = Searcher(Path(folder) / "index", language, bm25).search(asked, k + 1)
+        found = Searcher(Path(folder) / "index", language, bm25).search(asked, k + _SPARE)
     spare = sorted(usable)
     random.Random(seed).shuffle(spare)  # for queries that share no word with k others
 
     def others(query_id: str) -> list[str]:
-        own = plain(asked[query_id])
+        own, grades = plain(asked[query_id]), qrels.get(query_id, {})
         ranked = dict.fromkeys([*found[query_id], *spare])
-        return [other for other in ranked if other != query_id and plain(usable[other]) != own][:k]
+        allowed = (
+            o for o in ranked if o != query_id and plain(usable[o]) != own and grades.get(passages[o][0], 0) <= 0
+        )
+        chosen = list(islice(allowed, k))
+        if len(chosen) < k:
+            raise UserError(
+                f"teacher.exemplars.k: only {len(chosen)} of {k} training queries may be shown to {query_id}"
+            )
+        return chosen
 
     return {query_id: others(query_id)[::-1] for query_id in asked}

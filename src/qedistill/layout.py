@@ -37,5 +37,5 @@ def repository_root(folder: Path) -> Path:
 
 
 def ledger() -> Path:
-    """Where an API teacher's answers are kept: $QEDISTILL_LEDGER, else ledger.db in the repository root."""
-    return Path(os.environ.get("QEDISTILL_LEDGER") or repository_root(Path.cwd()) / "ledger.db")
+    """Where an API teacher's answers are kept: $QEDISTILL_LEDGER, relative to the repository root, else ledger.db there."""
+    return repository_root(Path.cwd()) / Path(os.environ.get("QEDISTILL_LEDGER") or "ledger.db").expanduser()

@@ -109,6 +109,9 @@ class Api(Group):
     def _ours(self) -> "Api":
         if ours := {"model", "messages", "stream", "n"} & set(self.extra_body):
             raise ValueError(f"extra_body must not set {', '.join(sorted(ours))}")
+        limits = ("max_tokens", "max_completion_tokens")
+        if wrong := [name for name in limits if not isinstance(self.extra_body.get(name, 1), int | None)]:
+            raise ValueError(f"extra_body.{wrong[0]} must be a whole number or null")
         return self
 
 
@@ -255,6 +258,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run this in the folder of dvc.yaml, or `qedistill use pyapi`") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     try:

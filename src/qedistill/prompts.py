@@ -45,6 +45,10 @@ class Templates(BaseModel):
             raise ValueError(f"{error}; write {{{{ or }}}} for a brace") from None
         if found != wanted:
             raise ValueError(f"has the placeholders {_braced(found)}, needs {_braced(wanted)}")
+        try:
+            text.format(**dict.fromkeys(wanted, "text"))
+        except (ValueError, LookupError, AttributeError) as error:
+            raise ValueError(f"a placeholder is more than a name in braces ({error})") from None
         return text
 
 
@@ -63,6 +67,8 @@ def load_templates(language: str, folder: Path = TEMPLATES) -> Templates:
         raise UserError(
             f"collection.language: no prompt templates for {language!r} (there are: {known}); write {path}"
         ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:

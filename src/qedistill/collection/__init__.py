@@ -1,8 +1,6 @@
 """Collections: documents, queries and judgments from an ir_datasets id (pyapi is one) or a BEIR folder, and splits."""
 
 import random
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ import ir_datasets
 from qedistill.collection import beir, pyapi
 from qedistill.errors import UserError
 from qedistill.params import Collection
-from qedistill.text import Qrels, Queries
+from qedistill.text import Qrels, Queries, plain
 
 Document = dict[str, str]  # doc_id, title, text
 
@@ -108,19 +106,14 @@ def _carve(candidates: list[str], share: float, of: int, seed: int) -> set[str]:
     return set(random.Random(seed).sample(candidates, min(round(share * of), len(candidates))))
 
 
-def normalise(text: str) -> str:
-    """Letters and digits only, case-folded, in NFKC: texts that differ otherwise are the same query."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
-
-
 def check_leak(train: Queries, test: Queries, name: str) -> None:
     """Stop if a test query's normalised text occurs in train.
 
     Raises:
         UserError: one does; both ids are named.
     """
-    known = {normalise(text): query_id for query_id, text in train.items()}
-    leaks = [(query_id, known[normalise(text)]) for query_id, text in test.items() if normalise(text) in known]
+    known = {plain(text): query_id for query_id, text in train.items()}
+    leaks = [(query_id, known[plain(text)]) for query_id, text in test.items() if plain(text) in known]
     if leaks:
         pairs = ", ".join(f"{test_id} = {train_id}" for test_id, train_id in leaks[:3])
         raise UserError(

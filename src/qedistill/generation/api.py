@@ -2,13 +2,13 @@
 
 import asyncio
 import json
+import math
 import os
 import random
 import signal
-import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
 _RETRIED = {408, 409, 425, 429}  # and every 5xx; any other 4xx is given up at once
 _LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
+_PATIENCE = 600.0  # seconds a server may ask to wait; beyond, as for a day's quota, the run stops
+_CONNECT = 10.0  # seconds to reach the server
+_BROKEN_OFF = {"insufficient_system_resource", "error", "abort"}  # finish reasons of DeepSeek, OpenRouter, vLLM
 _FIRST_ATTEMPTS = 3  # where no server has ever answered: a wrong address should not take minutes to be told
 _NO_LIMIT = 1000  # tokens of a completion that has no limit, as an estimate
+_LOST = 5  # requests in a row, at least, that get no answer before the server is given up
 _POLL = 0.5  # seconds between looks for what other processes are asking
 
 
@@ -50,16 +54,13 @@ def ask(
             has reached `teacher.max_cost`, or Ctrl-C was pressed. Answers that came are in the ledger.
     """
     known = ledger.answers(request.key for request in requests)
-    missing = [request for request in requests if request.key not in known]
-    key = _key(teacher.api) if missing else ""
-    budget = _Budget(ledger, teacher.api.prices, teacher.max_cost)
-    budget.check([*requests, *others])
+    # Two queries of the same text are one request.
+    missing = list({request.key: request for request in requests if request.key not in known}.values())
     outcome = Outcome(known)
     if missing:
-        try:
-            asyncio.run(_Asking(teacher, key, language, ledger, budget, outcome).run(missing))
-        except sqlite3.Error as error:
-            raise UserError(f"{ledger.path}: the ledger cannot be written: {error}") from None
+        budget = _Budget(ledger, [*requests, *others], teacher.api.prices, teacher.max_cost)
+        budget.check()
+        asyncio.run(_Asking(missing, teacher, _key(teacher.api), language, ledger, budget, outcome).run())
         outcome.answers = ledger.answers(request.key for request in requests)
     outcome.usage, outcome.calls = ledger.calls(request.key for request in requests)
     return outcome
@@ -69,6 +70,10 @@ def estimate(request: Request) -> Usage:
     """Tokens a request may take: its prompt's, estimated, and a completion up to its limit."""
     limit = request.options.get("max_completion_tokens") or request.options.get("max_tokens") or _NO_LIMIT
     return Usage(tokens_of(request.messages), int(limit))
+
+
+def _total(usage: Usage) -> int:
+    return usage.prompt_tokens + usage.completion_tokens
 
 
 def cost(usage: Usage, prices: Prices | None) -> float:
@@ -85,22 +90,23 @@ class _NoAnswer(Exception):
 
 
 class _Budget:
-    """Keeps what was spent, with what is under way, within a limit."""
+    """Keeps what the calls for some requests cost, in all runs and with what is under way, within a limit."""
 
-    def __init__(self, ledger: Ledger, prices: Prices | None, limit: float | None) -> None:
+    def __init__(self, ledger: Ledger, requests: Sequence[Request], prices: Prices | None, limit: float | None) -> None:
         self.ledger, self.prices, self.limit = ledger, prices, limit
-        self.spent = 0.0  # also by earlier runs
-        self.used = Usage()  # in this one
+        self._requests = {request.key: request for request in requests}
         self._pending: dict[str, float] = {}
+        self.used = Usage()  # in this run
+        self.spent = 0.0  # by all processes
+        self._read_at = 0.0
+        self._refresh()
 
-    def check(self, requests: Sequence[Request]) -> None:
+    def check(self) -> None:
         """Raise a UserError where the requests may come to cost more than the limit."""
-        used, _ = self.ledger.calls(request.key for request in requests)
-        self.spent = cost(used, self.prices)
-        known = self.ledger.answers(request.key for request in requests)
-        open_ = [request for request in requests if request.key not in known]
+        known = self.ledger.answers(self._requests)
+        open_ = [request for key, request in self._requests.items() if key not in known]
         more = sum(cost(estimate(request), self.prices) for request in open_)
-        if self.limit is not None and open_ and self.spent + more > self.limit:
+        if self.limit is not None and self.spent + more > self.limit:
             raise UserError(
                 f"teacher.max_cost is {self.limit:g}, but {len(open_)} answers still to be asked may cost up to {more:.4f} "
                 f"(estimated; {self.spent:.4f} is spent): raise it, or lower teacher.samples or teacher.max_new_tokens; "
@@ -109,6 +115,8 @@ class _Budget:
 
     def allows(self, request: Request) -> bool:
         """Reserve what a request may cost, if the limit allows it."""
+        if self.limit is not None and time.monotonic() - self._read_at > _POLL:
+            self._refresh()
         wanted = cost(estimate(request), self.prices)
         if self.limit is not None and self.spent + sum(self._pending.values()) + wanted > self.limit:
             return False
@@ -116,59 +124,70 @@ class _Budget:
         return True
 
     def settle(self, request: Request) -> None:
+        """A reserved request is over, whatever came of it."""
         self._pending.pop(request.key, None)
 
     def spend(self, usage: Usage) -> None:
         self.used += usage
         self.spent += cost(usage, self.prices)
 
+    def _refresh(self) -> None:
+        # Another process may ask for the same.
+        usage, _ = self.ledger.calls(self._requests)
+        self.spent, self._read_at = cost(usage, self.prices), time.monotonic()
+
 
 class _Asking:
     """One run of `ask`: workers that take requests from a queue until it is empty or something stops them."""
 
     def __init__(
-        self, teacher: Teacher, key: str, language: str, ledger: Ledger, budget: _Budget, outcome: Outcome
-    ) -> None:
+        self, requests: Sequence[Request], teacher: Teacher, key: str, language: str, ledger: Ledger, budget: _Budget,
+        outcome: Outcome,
+    ) -> None:  # fmt: skip
         from aiolimiter import AsyncLimiter
 
         api = teacher.api
         self.teacher, self.api, self.key, self.language, self.ledger = teacher, api, key, language, ledger
-        self.budget, self.outcome = budget, outcome
-        # One at a time, evenly spaced: a full bucket would let twice the limit through in the first minute.
+        self.budget, self.outcome, self.requests = budget, outcome, requests
+        # Small buckets: a full one of a minute would let twice the limit through in the first.
         self._requests = AsyncLimiter(1, 60 / api.requests_per_minute) if api.requests_per_minute else None
-        self._tokens = AsyncLimiter(api.tokens_per_minute, 60) if api.tokens_per_minute else None
+        self._tokens: AsyncLimiter | None = None
+        if limit := api.tokens_per_minute:
+            bucket = max(limit / 10, *(_total(estimate(request)) for request in requests))
+            self._tokens = AsyncLimiter(bucket, bucket * 60 / limit)
         self._stop = asyncio.Event()
         self._why: str | None = None
         self._answered = False  # by any server, were it with an error
         self._lost_in_a_row = 0
         self._taken_in_a_row = 0
         self._useless = 0  # answers
-        self._unanswered: dict[str, str] = {}
+        self._unanswered: dict[str, tuple[str, str]] = {}  # key → query id, last error
+        self._error: Exception | None = None
 
-    async def run(self, requests: Sequence[Request]) -> None:
-        from openai import AsyncOpenAI
+    async def run(self) -> None:
+        from openai import AsyncOpenAI, Timeout
 
-        queue = deque(requests)
-        with self._ctrl_c(), calls_bar("Asking", len(requests)) as self._bar:
+        queue = deque(self.requests)
+        with self._ctrl_c(), calls_bar("Asking", len(queue)) as self._bar:
             # Retrying and timing are done here: the client's own retries would be neither counted nor limited.
             client = AsyncOpenAI(
-                api_key=self.key,
-                base_url=self.api.base_url,
-                max_retries=0,
-                timeout=None,
+                api_key=self.key, base_url=self.api.base_url, max_retries=0, timeout=Timeout(None, connect=_CONNECT)
             )
+            client.organization = client.project = None  # of OpenAI, from the environment: no other vendor's business
             async with client:
                 await asyncio.gather(*(self._worker(client, queue) for _ in range(self.api.concurrency)))
-        self._report(requests)
+        if self._error:
+            raise self._error
+        self._report()
 
-    def _report(self, requests: Sequence[Request]) -> None:
+    def _report(self) -> None:
         """Raise a UserError where not every request was seen to."""
-        stored = len(self.ledger.answers(request.key for request in requests))
-        kept = f"{stored} of {len(requests)} answers came and are in the ledger ({self.ledger.path.name})"
+        stored = len(self.ledger.answers(request.key for request in self.requests))
+        kept = f"{stored} of {len(self.requests)} answers came and are in the ledger ({self.ledger.path.name})"
         if self._why:
             raise UserError(f"{self._why}; {kept}: run it again to go on, they are not asked for again")
         if self._unanswered:
-            query, last = next(iter(self._unanswered.items()))
+            query, last = next(iter(self._unanswered.values()))
             raise UserError(
                 f"{len(self._unanswered)} requests stayed without an answer after {self.api.attempts} attempts each "
                 f"(the first is of query {query}: {last}); {kept}: run it again to go on, they are not asked for again"
@@ -191,6 +210,9 @@ class _Asking:
                         await self._until_useful(client, request)
                     except _NoAnswer:
                         pass
+                    except Exception as error:  # noqa: BLE001 - the others' answers are awaited before it is raised
+                        self._error = self._error or error
+                        self._stop.set()
                     finally:
                         self.ledger.release(request.key)
 
@@ -213,7 +235,7 @@ class _Asking:
                 self.outcome.useless.pop(request.key, None)
                 self._progress(1)
                 return
-            self.ledger.store_useless(request, problem, answer.usage)
+            self.ledger.store_useless(request, problem, answer)
             self.outcome.useless[request.key] = problem
             self._useless += 1
             self._progress(0)
@@ -247,12 +269,9 @@ class _Asking:
 
     async def _call(self, client: "AsyncOpenAI", request: Request) -> tuple[Answer, str | None]:
         if self._requests:
-            await self._requests.acquire()
-        if self._tokens and self.api.tokens_per_minute:
-            wanted = estimate(request)
-            await self._tokens.acquire(min(wanted.prompt_tokens + wanted.completion_tokens, self.api.tokens_per_minute))
-        if self._stop.is_set():
-            raise _NoAnswer
+            await self._unless_stopped(self._requests.acquire())
+        if self._tokens:
+            await self._unless_stopped(self._tokens.acquire(_total(estimate(request))))
         start = time.perf_counter()
         # The whole answer within the time, not only each of its bytes.
         async with asyncio.timeout(self.api.timeout):
@@ -268,15 +287,15 @@ class _Asking:
         """The answer in a chat completion and, where it is of no use, why.
 
         Raises:
-            ValueError: the body is no chat completion.
+            ValueError: the body is no chat completion, or one that the server broke off.
         """
         try:
             (choice, *_) = body["choices"]
-            message = choice["message"]
-            content = message.get("content") or ""
-            # Where the server does not count, its tokens are estimated.
+            message, ended = choice["message"], choice.get("finish_reason")
+            content = _text(message.get("content"))
             used = body.get("usage") or {}
             details = used.get("prompt_tokens_details") or {}
+            # Where the server does not count, its tokens are estimated.
             usage = Usage(
                 int(used.get("prompt_tokens") or tokens_of(request.messages)),
                 int(used.get("completion_tokens") or tokens_in(content)),
@@ -284,10 +303,13 @@ class _Asking:
                 int(details.get("cached_tokens") or used.get("prompt_cache_hit_tokens") or 0),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"not a chat completion: {error!r}") from None
-        cut = choice.get("finish_reason") == "length"
-        text, cleaned, problem = examine(content, request.query, self.language, cut, self.teacher.max_words)
-        if message.get("refusal") and not content:
+            raise ValueError(_words_of(body) or f"not a chat completion: {error!r}") from None
+        if ended in _BROKEN_OFF:
+            raise ValueError(f"the server broke the answer off: {ended}")
+        text, cleaned, problem = examine(
+            content, request.query, self.language, ended == "length", self.teacher.max_words
+        )
+        if ended == "content_filter" or (message.get("refusal") and not content):
             problem = "refusal"
         elif problem == "empty" and (message.get("reasoning_content") or message.get("reasoning")):
             problem = "thinking"
@@ -295,26 +317,37 @@ class _Asking:
 
     def _gives_up(self, state: "RetryCallState") -> bool:
         """Whether an attempt was the last one; early, where there seems to be no server at all."""
-        from openai import APIConnectionError, APITimeoutError
+        from openai import APIConnectionError
 
         error = state.outcome.exception() if state.outcome else None
-        nobody = isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
-        self._answered = self._answered or not nobody
+        self._answered = self._answered or not isinstance(error, APIConnectionError | TimeoutError)
+        if (asked := _asked_to_wait(error)) and asked > _PATIENCE:
+            self._halt(f"{self.api.base_url} asks to wait {asked / 60:.0f} minutes: {self._said(error)}")
+            return True
         attempts = self.api.attempts if self._answered else min(self.api.attempts, _FIRST_ATTEMPTS)
         return state.attempt_number >= attempts
 
     def _lose(self, request: Request, last: str) -> None:
         """Go on without an answer, unless no request gets one any more."""
-        self._unanswered[request.query_id] = last
+        self._unanswered[request.key] = request.query_id, last
         self._lost_in_a_row += 1
         if not self._answered:
             self._halt(f"teacher.api.base_url {self.api.base_url}: no server answers there: {last}")
-        elif self._lost_in_a_row >= self.api.concurrency:
+        elif self._lost_in_a_row >= max(self.api.concurrency, _LOST):
             self._halt(f"{self.api.base_url} has stopped answering: {last}")
 
     def _halt(self, why: str) -> None:
         self._why = self._why or why
         self._stop.set()
+
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Await something, unless everything stops before."""
+        tasks = asyncio.ensure_future(waiting), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        if self._stop.is_set():
+            raise _NoAnswer
 
     async def _sleep(self, seconds: float, quietly: bool = False) -> None:
         """Sleep, unless everything stops."""
@@ -339,13 +372,15 @@ class _Asking:
 
     def _said(self, error: BaseException | None) -> str:
         """An error in one line, in the server's words where it has any, without the key."""
-        body = getattr(error, "body", None)
-        said = body.get("message") if isinstance(body, dict) else None
-        line = " ".join(str(said or error or type(error).__name__).split()) or type(error).__name__
-        cause = getattr(error, "__cause__", None)
-        if cause is not None and not said:
-            line = f"{line} ({' '.join(str(cause).split())})"
-        return (line.replace(self.key, "…") if self.api.key_variable else line)[:300]
+        if isinstance(error, TimeoutError):
+            return f"no whole answer within teacher.api.timeout, {self.api.timeout:g} s"
+        response = getattr(error, "response", None)
+        said = _words_of(getattr(error, "body", None)) or (_words_of(response.text) if response is not None else "")
+        if not said:
+            said = " ".join(str(error).split()) or type(error).__name__
+            if cause := getattr(error, "__cause__", None):
+                said += f" ({' '.join(str(cause).split())})"
+        return (said.replace(self.key, "…") if self.api.key_variable else said)[:300]
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:
@@ -381,6 +416,10 @@ def _key(api: Api) -> str:
             f"{api.key_variable} is not set: put the key for {api.base_url} into that environment variable, or name "
             "another in teacher.api.key_variable (null: the server wants none)"
         )
+    if not (
+        key.isascii() and key.isprintable() and " " not in key
+    ):  # it would break the header, and be quoted in an error
+        raise UserError(f"{api.key_variable} holds no key: white space, line ends or quotation marks stand in it")
     return key
 
 
@@ -397,13 +436,37 @@ def _passes(error: BaseException) -> bool:
 
 
 def _wait(state: "RetryCallState") -> float:
-    """Seconds until the next attempt: what the server asks for, else exponential with full jitter."""
+    """Seconds until the next attempt: what the server asks for, and an exponentially growing random time."""
     error = state.outcome.exception() if state.outcome else None
+    return (_asked_to_wait(error) or 0.0) + random.uniform(0, min(_LONGEST_WAIT, 2.0 ** (state.attempt_number - 1)))
+
+
+def _asked_to_wait(error: BaseException | None) -> float | None:
+    """Seconds that the server which gave an error asks to wait."""
     response = getattr(error, "response", None)
-    asked = _retry_after(response.headers) if response is not None else None
-    if asked is not None:
-        return asked
-    return random.uniform(0, min(_LONGEST_WAIT, 2.0 ** (state.attempt_number - 1)))
+    return None if response is None else _retry_after(response.headers)
+
+
+def _text(content: Any) -> str:
+    """The content of a message: a text, nothing, or parts of which some are text.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(content, list):
+        content = "".join(part.get("text") or "" for part in content if part.get("type") == "text")
+    if content is not None and not isinstance(content, str):
+        raise ValueError(f"its content is a {type(content).__name__}")
+    # Half a character, as byte-level models write at times, can be stored nowhere.
+    return (content or "").encode("utf-8", "replace").decode()
+
+
+def _words_of(body: Any) -> str:
+    """What a server says in the body of an error, in the shapes that are in use; nothing where it says nothing."""
+    for key in ("error", "message", "detail"):
+        while isinstance(body, dict) and body.get(key):
+            body = body[key]
+    return " ".join(body.split()) if isinstance(body, str) else ""
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -413,7 +476,8 @@ def _retry_after(headers: Any) -> float | None:
         if value is None:
             continue
         try:
-            return max(0.0, float(value) / unit)
+            seconds = float(value) / unit
+            return max(0.0, seconds) if math.isfinite(seconds) else None
         except ValueError:
             pass
         try:

@@ -18,8 +18,9 @@ _LABEL = re.compile(
 )
 _REFUSAL = re.compile(
     r"^(?:(?:i'm |i am |we're )?(?:very |so |truly )?sorry\b[,.]? (?:but |i |we )"
+    r"|(?:i apologi[sz]e|my apologies|unfortunately)[^.]{0,40}\b(?:can(?:'|no)t|can ?not|unable)\b"
     r"|(?:i |we )(?:can(?:'|no)t|can ?not|am (?:unable|not able)|won't|will not) (?:help|assist|provide|answer|write|comply|do|fulfil)"
-    r"|as an ai\b"
+    r"|as an ai(?: language)? (?:model|assistant)\b"
     r"|(?:很|非常)?(?:抱歉|对不起)[,，。！\s]*.{0,16}(?:无法|不能|没办法)"
     r"|(?:我|作为.{0,8}(?:人工智能|AI|模型).{0,8})(?:无法|不能)(?:回答|提供|协助|帮助|写|完成|满足))",
     re.IGNORECASE,
@@ -52,7 +53,7 @@ def examine(
 
     def take_away(kind: str, left: str) -> None:
         nonlocal text
-        if left.strip() != (text or "").strip():
+        if left.strip() != (text or "").strip() and kind not in cleaned:
             cleaned.append(kind)
         text = left
 
@@ -61,15 +62,16 @@ def examine(
     if cleaned and not text.strip():
         return "", cleaned, "thinking"
     text = text.strip()
-    if not text:
-        return "", cleaned, "empty"
+    wrapped = None
+    while text and text != wrapped:  # a label within quotes, quotes behind a label
+        wrapped = text
+        take_away("query", _without_query(text, query))
+        take_away("label", _LABEL.sub("", text).strip())
+        take_away("quotes", _unquoted(text))
+    if not plain(text):
+        return "", cleaned, "query" if "query" in cleaned else "empty"
     if _REFUSAL.match(text.replace("\u2019", "'")):
         return " ".join(text.split()), cleaned, "refusal"
-    take_away("query", _without_query(text, query))
-    take_away("label", _LABEL.sub("", text).strip())
-    if not text:
-        return "", cleaned, "query" if "query" in cleaned else "empty"
-    take_away("quotes", _unquoted(text))
     if cut:
         whole = _whole_sentences(text)
         if len(whole) < _WHOLE_SHARE * len(text):
@@ -82,7 +84,7 @@ def examine(
 
 
 def _unquoted(text: str) -> str:
-    close = _QUOTES.get(text[0])
+    close = _QUOTES.get(text[:1])
     inside = text[1:-1]
     # Quotes around two parts of it are no quotes around the whole.
     return inside.strip() if len(text) > 1 and text[-1] == close and text[0] not in inside else text

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from itertools import islice
@@ -43,7 +43,7 @@ CREATE TABLE answers (
 ) WITHOUT ROWID;
 -- Every answered call, also those whose answer was of no use: they cost as well.
 CREATE TABLE calls (
-    key TEXT NOT NULL, outcome TEXT NOT NULL, model TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+    key TEXT NOT NULL, outcome TEXT NOT NULL, model TEXT NOT NULL, raw TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, stored REAL NOT NULL
 );
 CREATE INDEX calls_by_key ON calls (key);
@@ -135,7 +135,8 @@ class Ledger:
 
     def release(self, key: str) -> None:
         """Give up this process's claim."""
-        self._db.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._me))
+        with self._writing():
+            self._db.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._me))
 
     def store(self, request: Request, answer: Answer) -> None:
         """Store an answer and its call, durably when this returns; the claim goes. A stored answer is never replaced."""
@@ -146,50 +147,67 @@ class Ledger:
         )  # fmt: skip
         with self._writing():
             self._db.execute(f"INSERT OR IGNORE INTO answers VALUES ({', '.join('?' * len(row))})", row)
-            self._call(request, "answer", answer.usage)
+            self._call(request, "answer", "", answer.usage)
             self._db.execute("DELETE FROM claims WHERE key = ?", (request.key,))
 
-    def store_useless(self, request: Request, problem: str, usage: Usage) -> None:
-        """Note what a call cost whose answer was of no use; the claim stays."""
-        self._call(request, problem, usage)
+    def store_useless(self, request: Request, problem: str, answer: Answer) -> None:
+        """Note a call whose answer was of no use, what it said and what it cost; the claim stays."""
+        with self._writing():
+            self._call(request, problem, answer.raw, answer.usage)
 
     def stats(self) -> list[Stats]:
         """A row a model, in the order of their names."""
-        columns = ", ".join(f"SUM({field.name})" for field in fields(Usage))
-        outcomes: dict[str, dict[str, int]] = {}
-        for model, outcome, count in self._db.execute("SELECT model, outcome, COUNT(*) FROM calls GROUP BY 1, 2"):
-            outcomes.setdefault(model, {})[outcome] = count
-        answers = dict(self._db.execute("SELECT model, COUNT(*) FROM answers GROUP BY 1"))
-        return [
-            Stats(model, answers.get(model, 0), outcomes[model], Usage(*usage), first, last)
-            for model, first, last, *usage in self._db.execute(
-                f"SELECT model, MIN(stored), MAX(stored), {columns} FROM calls GROUP BY model ORDER BY model"
-            )
-        ]
+        sums = ", ".join(f"SUM({field.name})" for field in fields(Usage))
+        with self._reading():
+            outcomes: dict[str, dict[str, int]] = {}
+            for model, outcome, count in self._db.execute("SELECT model, outcome, COUNT(*) FROM calls GROUP BY 1, 2"):
+                outcomes.setdefault(model, {})[outcome] = count
+            answers = dict(self._db.execute("SELECT model, COUNT(*) FROM answers GROUP BY 1"))
+            return [
+                Stats(model, answers.get(model, 0), outcomes[model], Usage(*usage), first, last)
+                for model, first, last, *usage in self._db.execute(
+                    f"SELECT model, MIN(stored), MAX(stored), {sums} FROM calls GROUP BY model ORDER BY model"
+                )
+            ]
 
-    def _call(self, request: Request, outcome: str, usage: Usage) -> None:
-        row = (request.key, outcome, request.model, *asdict(usage).values(), time.time())
+    def _call(self, request: Request, outcome: str, raw: str, usage: Usage) -> None:
+        row = (request.key, outcome, request.model, raw, *asdict(usage).values(), time.time())
         self._db.execute(f"INSERT INTO calls VALUES ({', '.join('?' * len(row))})", row)
 
     def _select(self, statement: str, keys: Iterable[str]) -> Iterator[tuple]:
         remaining = iter(dict.fromkeys(keys))
-        while some := list(islice(remaining, _MANY)):
-            yield from self._db.execute(f"{statement} WHERE key IN ({', '.join('?' * len(some))})", some)
+        with self._reading():
+            while some := list(islice(remaining, _MANY)):
+                yield from self._db.execute(f"{statement} WHERE key IN ({', '.join('?' * len(some))})", some)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path}: the ledger cannot be read or written: {error}") from None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        # IMMEDIATE: the write lock is taken before anything is read, so that two processes never claim the same key.
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with self._reading():
+            # IMMEDIATE: the write lock comes before anything is read, so that two processes never claim the same key.
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
 
 def _create(path: Path) -> None:
     """Make a whole ledger or none: it is written aside and linked into place, unless another process was faster."""
+    log = Path(f"{path}-wal")
+    if log.exists() and not path.exists():  # SQLite would play it into the new file
+        raise UserError(
+            f"{log} is the log of a ledger that is not here: put {path.name} back beside it, or move it away"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -206,12 +224,28 @@ def _create(path: Path) -> None:
 
 def _open(path: Path) -> sqlite3.Connection:
     try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER)
-        if len(header) < _HEADER or not header.startswith(b"SQLite format 3\0"):
-            # SQLite would take an empty file for a new database.
-            raise sqlite3.DatabaseError("its header is missing or cut off")
+        _check(path)
         db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
+        # FULL: an answer is on the disk before the next call, also through a power cut.
+        db.execute("PRAGMA synchronous = FULL")
+        return db
+    except (OSError, sqlite3.Error) as error:
+        message = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: not a whole ledger ({message}); it was left as it is: put back a copy, or save what is in it "
+            "with `sqlite3 FILE .recover`"
+        ) from None
+
+
+def _check(path: Path) -> None:
+    """Raise an error where a file is no whole ledger of this version, and touch neither it nor its log."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER)
+    if len(header) < _HEADER or not header.startswith(b"SQLite format 3\0"):
+        # SQLite would take an empty file for a new database.
+        raise sqlite3.DatabaseError("its header is missing or cut off")
+    # Read only: a connection that may write would move the log into the file when it is closed.
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY)) as db:
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION:
@@ -224,15 +258,6 @@ def _open(path: Path) -> sqlite3.Connection:
         (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
             raise sqlite3.DatabaseError(state)
-        # FULL: an answer is on the disk before the next call, also through a power cut.
-        db.execute("PRAGMA synchronous = FULL")
-        return db
-    except (OSError, sqlite3.Error) as error:
-        message = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: not a whole ledger ({message}); it was left as it is: put back a copy, or save what is in it "
-            "with `sqlite3 FILE .recover`"
-        ) from None
 
 
 def _identity(process: int) -> str:

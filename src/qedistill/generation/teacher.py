@@ -13,7 +13,7 @@ from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens
 from qedistill.layout import EXEMPLARS, queries
 from qedistill.params import Params
 from qedistill.prompts import EVERY, STYLES, Exemplar, Exemplars, few_shot, shown
-from qedistill.text import Queries, read_json, read_jsonl, read_queries
+from qedistill.text import Queries, read_json, read_queries
 
 Record = dict[str, Any]  # an expansion as data/teacher and data/expansions hold it
 
@@ -128,17 +128,15 @@ def from_records(path: Path, requests: Sequence[Request], params: Params) -> tup
     """Answers to requests out of a file of records, and what is wrong with those that fail the checks; both by key."""
     by_name = {(request.query_id, request.sample): request for request in requests}
     answers, useless = {}, {}
-    for record in read_jsonl(path):
-        request = by_name.get((record.get("query_id", ""), record.get("sample", 0)))
-        if request is None:
-            continue
-        raw = str(record.get("text") or "")
-        text, cleaned, problem = examine(raw, request.query, params.collection.language)
-        usage = Usage(int(record.get("prompt_tokens") or 0), int(record.get("completion_tokens") or 0))
+    for record in read_answers(path, Counter(request.query_id for request in requests), tolerance=1.0):
+        request = by_name[record["query_id"], record["sample"]]
+        text, cleaned, problem = examine(record["text"], request.query, params.collection.language)
         if problem:
             useless[request.key] = problem
         else:
-            answers[request.key] = Answer(text, cleaned, raw, usage, float(record.get("seconds") or 0))
+            counts = (record.get(name) for name in ("prompt_tokens", "completion_tokens"))
+            usage = Usage(*(count if isinstance(count, int) else 0 for count in counts))
+            answers[request.key] = Answer(text, cleaned, record["text"], usage)
     return answers, useless
 
 
