@@ -1,7 +1,8 @@
 """Write the collection: documents, and the queries and judgments of every split, to data/collection.
 
-Reads params `collection`, `teacher.exemplars.ids` (kept out of validation) and `seed`. Validation is carved from train.
-A test query that stands in train stops the run; judged documents that are absent are counted in metrics/collection.json.
+Reads params `collection`, `teacher.exemplars.ids` (kept out of validation), `index.prebuilt` and `seed`. Validation is
+carved from train. A test query that stands in train stops the run; judged documents that are absent are counted in
+metrics/collection.json. With a prebuilt index no document is read: corpus.jsonl is empty.
 """
 
 import click
@@ -23,6 +24,8 @@ def main() -> None:
         doc_ids: set[str] = set()
 
         def documents():  # type: ignore[no-untyped-def]
+            if params.index.prebuilt:
+                return
             for document in track(read_documents(params.collection), "Reading documents"):
                 doc_ids.add(document["doc_id"])
                 yield document
@@ -32,14 +35,13 @@ def main() -> None:
             for name, split in splits.items():
                 write_queries(folder / "queries" / f"{name}.tsv", split.queries)
                 write_qrels(folder / "qrels" / f"{name}.txt", split.qrels)
-        figures = describe(splits, doc_ids)
+        figures = describe(splits, None if params.index.prebuilt else doc_ids)
         write_json(METRICS / "collection.json", figures)
         run.metrics(figures)
-    click.echo(
-        f"{figures['documents']} documents; queries: " + ", ".join(f"{n} {len(s.queries)}" for n, s in splits.items())
-    )
+    documents_read = f"{figures['documents']} documents; " if "documents" in figures else ""
+    click.echo(f"{documents_read}queries: " + ", ".join(f"{n} {len(s.queries)}" for n, s in splits.items()))
     for name in splits:
-        if missing := figures[name]["dangling"]:
+        if missing := figures[name].get("dangling"):
             click.echo(
                 f"{name}: {missing} of {figures[name]['judgments']} judgments are of documents not in the collection"
             )

@@ -1,6 +1,7 @@
 """Evaluate every run with ranx, checked by pytrec_eval, and compare it with the original query and the teacher.
 
-Reads params `evaluation`, `collection.tests` and `seed`. Writes metrics/evaluate/SPLIT/SYSTEM.json (validation is what
+Reads params `evaluation`, `collection.tests` and `seed`; `index`, `retrieval` and `collection.language` tell which published
+figure a baseline must reproduce (a difference is told loudly). Writes metrics/evaluate/SPLIT/SYSTEM.json (validation is what
 choices are made on, the test sets are what counts), plots/systems.csv and the table report/results.md. The stage fails
 where ranx and pytrec_eval differ by more than 1e-6.
 """
@@ -11,6 +12,7 @@ from qedistill import report
 from qedistill.evaluation import SYSTEMS, evaluate
 from qedistill.layout import METRICS, PLOTS, RUNS, TABLE, qrels
 from qedistill.params import load_params
+from qedistill.published import TOLERANCE, compare, published
 from qedistill.text import atomic, read_qrels, read_run, write_csv, write_json
 from qedistill.tracking import stage_run
 
@@ -21,10 +23,12 @@ def main() -> None:
     tests = list(params.collection.tests)
     splits = [*(("validation",) if params.collection.train else ()), *tests]
     with stage_run("evaluate", params) as run:
-        figures, bars = {}, []
+        figures, bars, apart = {}, [], []
         for split in splits:
             runs = {s: read_run(path) for s in SYSTEMS if (path := RUNS / split / f"{s}.trec").exists()}
             figures[split] = evaluate(read_qrels(qrels(split)), runs, params.evaluation, params.seed)
+            if split in params.collection.tests:
+                apart += [f"{split}, {told}" for told in compare(figures[split], published(params, split))]
             bars += [{"system": f"{split}: {s}", "ndcg@10": f["ndcg@10"]} for s, f in figures[split].items()]
         with atomic(METRICS / "evaluate") as folder:
             for split in splits:
@@ -38,6 +42,15 @@ def main() -> None:
         run.artifact(TABLE, PLOTS / "systems.csv")
         run.whole_experiment(METRICS)
     report.show(header, body)
+    if apart:
+        click.secho(
+            f"WARNING: not as published, by more than {TOLERANCE}; trust no figure before you know why:",
+            fg="red",
+            bold=True,
+            err=True,
+        )
+        for told in apart:
+            click.secho(f"  {told}", fg="red", bold=True, err=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Choose the exemplars (training query → passage) of the few-shot prompt: data/exemplars.json, by query, or "*" for all.
 
-Reads params `teacher.exemplars`, `collection.language`, `collection.tests`, `retrieval.bm25` and `seed`. Passages are the
-documents judged best, or the first that BM25 retrieves (pseudo-relevant, no judgments needed).
+Reads params `teacher.exemplars`, `collection.language`, `collection.tests`, `retrieval.bm25`, `index` and `seed`. Passages
+are the documents judged best, or the first that BM25 retrieves (pseudo-relevant, no judgments needed).
 """
 
 from dataclasses import asdict
@@ -9,11 +9,15 @@ from dataclasses import asdict
 import click
 
 from qedistill.exemplars import choose_exemplars, judged_passages
-from qedistill.layout import COLLECTION, EXEMPLARS, INDEX, qrels, queries
+from qedistill.layout import EXEMPLARS, qrels, queries
 from qedistill.params import load_params
-from qedistill.retrieval import Searcher
-from qedistill.text import read_jsonl, read_qrels, read_queries, write_json
+from qedistill.retrieval import fetch_documents, open_searcher
+from qedistill.text import Qrels, read_qrels, read_queries, write_json
 from qedistill.tracking import stage_run
+
+
+def relevant(judgments: Qrels) -> set[str]:
+    return {doc_id for grades in judgments.values() for doc_id, grade in grades.items() if grade > 0}
 
 
 @click.command(help=__doc__)
@@ -28,15 +32,14 @@ def main() -> None:
         if wanted.passages == "judged":
             judgments = judged["train"]
         else:
-            found = Searcher(INDEX, language, bm25).search(training, 1)
+            found = open_searcher(params, "train").search(training, 1)
             judgments = {query_id: dict.fromkeys(hits, 1) for query_id, hits in found.items()}
-        needed = {doc_id for grades in judgments.values() for doc_id in grades}
-        documents = {
-            doc["doc_id"]: ": ".join(part for part in (doc["title"], doc["text"]) if part)
-            for doc in read_jsonl(COLLECTION / "corpus.jsonl")
-            if doc["doc_id"] in needed
-        }
-        passages = judged_passages(judgments, documents)
+        for (
+            split
+        ) in params.collection.tests:  # is it the index of these documents? Better told before a teacher is paid
+            if params.index.of(split):
+                fetch_documents(params, split, relevant(read_qrels(qrels(split))))
+        passages = judged_passages(judgments, fetch_documents(params, "train", relevant(judgments)))
         own = judged["train"] | judged["validation"]
         chosen = choose_exemplars(training, passages, asked, own, wanted, params.seed, language, bm25)
         write_json(EXEMPLARS, {i: [asdict(exemplar) for exemplar in exemplars] for i, exemplars in chosen.items()})

@@ -1,6 +1,6 @@
 """Score the candidate expansions of the training and validation queries, the teacher's and the student's own, by nDCG@10, in one batched search: data/feedback.jsonl.
 
-Reads params `feedback.query_weight`, `student.max_words`, `retrieval.bm25` and `collection.language`.
+Reads params `feedback.query_weight`, `student.max_words`, `retrieval.bm25`, `index` and `collection.language`.
 """
 
 import time
@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from qedistill.feedback import from_source, score_candidates, summary
-from qedistill.layout import FEEDBACK, INDEX, METRICS, SAMPLES, TEACHER, qrels, queries
+from qedistill.layout import FEEDBACK, METRICS, SAMPLES, TEACHER, qrels, queries
 from qedistill.params import load_params
 from qedistill.prompts import STYLES
-from qedistill.retrieval import Searcher, combine
+from qedistill.retrieval import combine, open_searcher
 from qedistill.text import cut_words, read_jsonl, read_qrels, read_queries, write_json, write_jsonl
 from qedistill.tracking import stage_run
 
@@ -36,7 +36,7 @@ def main() -> None:
             str(position): combine(texts[c["query_id"]], c["text"], params.feedback.query_weight)
             for position, c in enumerate(candidates)
         }
-        searcher = Searcher(INDEX, params.collection.language, params.retrieval.bm25)
+        searcher = open_searcher(params, "train")
         found = searcher.search(searches | {f"query {i}": text for i, text in texts.items()}, DEPTH)
         scored = score_candidates(candidates, found, {i: found[f"query {i}"] for i in texts}, judgments)
         write_jsonl(FEEDBACK, scored)

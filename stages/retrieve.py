@@ -1,6 +1,6 @@
 """Search with the original queries, RM3, Rocchio and every expansion: TREC runs runs/SPLIT/SYSTEM.trec.
 
-Reads params `retrieval`, `collection.language` and `collection.tests`. A query stands `retrieval.query_weight` times
+Reads params `retrieval`, `index`, `collection.language` and `collection.tests`. A query stands `retrieval.query_weight` times
 before its expansion, whose samples are put together as `retrieval.combine` says; `auto` takes the
 weight of the best mean nDCG@10 on validation, one for the students and one for the teachers.
 """
@@ -8,9 +8,9 @@ weight of the best mean nDCG@10 on validation, one for the students and one for 
 import click
 
 from qedistill.evaluation import QUERY, RM3, ROCCHIO, STUDENTS, SYSTEMS, TEACHERS
-from qedistill.layout import EXPANSIONS, INDEX, METRICS, RUNS, TEACHER, qrels, queries
+from qedistill.layout import EXPANSIONS, METRICS, RUNS, TEACHER, qrels, queries
 from qedistill.params import Rm3, Rocchio, load_params
-from qedistill.retrieval import Searcher, choose_weight, search_expanded
+from qedistill.retrieval import choose_weight, open_searcher, search_expanded
 from qedistill.text import atomic, read_jsonl, read_qrels, read_queries, write_json, write_run
 from qedistill.tracking import stage_run
 
@@ -29,7 +29,7 @@ def main(systems: tuple[str, ...]) -> None:
     wanted = params.retrieval
     splits = [*(("validation",) if params.collection.train else ()), *params.collection.tests]
     texts = {split: read_queries(queries(split)) for split in splits}
-    searcher = Searcher(INDEX, params.collection.language, wanted.bm25)
+    searchers = {split: open_searcher(params, split) for split in splits}
     feedback: dict[str, Rm3 | Rocchio | None] = {QUERY: None, RM3: wanted.rm3, ROCCHIO: wanted.rocchio}
     weights: dict[str, int] = {}
     on_validation: dict[str, dict[int, float]] = {}
@@ -49,7 +49,7 @@ def main(systems: tuple[str, ...]) -> None:
             for split in splits:
                 write_run(
                     folder / split / f"{system}.trec",
-                    searcher.search(texts[split], wanted.depth, feedback[system]),
+                    searchers[split].search(texts[split], wanted.depth, feedback[system]),
                     system,
                 )
         for kind in (STUDENTS, tuple(TEACHERS.values())):
@@ -57,13 +57,13 @@ def main(systems: tuple[str, ...]) -> None:
             if not expansions:
                 continue
             weight, tried = choose_weight(
-                searcher, texts["validation"], read_qrels(qrels("validation")), expansions, wanted
+                searchers["validation"], texts["validation"], read_qrels(qrels("validation")), expansions, wanted
             )
             on_validation |= tried
             for system, found in expansions.items():
                 weights[system] = weight
                 for split in splits:
-                    results = search_expanded(searcher, texts[split], found, weight, wanted.depth, wanted)
+                    results = search_expanded(searchers[split], texts[split], found, weight, wanted.depth, wanted)
                     write_run(folder / split / f"{system}.trec", results, system)
             click.echo(f"{', '.join(expansions)}: query × {weight}")
         figures = {"query_weight": weights, "validation": on_validation}

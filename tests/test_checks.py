@@ -79,6 +79,8 @@ def test_an_answer_cut_off_loses_its_broken_sentence_or_is_of_no_use() -> None:
     assert examine("one two three fo", "q", "en", cut=True, enough=3) == ("one two three", ["cut"], None)
     assert examine("one two three", "q", "en", cut=True, enough=3)[2] == "cut"
     assert examine("云层放电产生雷声", "q", "zh", cut=True, enough=3)[1:] == ([], None)
+    # White space after a name is no end of a Chinese word.
+    assert examine("Python 是解释型语言的一种", "q", "zh", cut=True, enough=3)[0] == "Python 是解释型语言的一种"
     assert examine("list.sort sorts in place.", "q", "en", cut=True) == ("list.sort sorts in place.", [], None)
 
 

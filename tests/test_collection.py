@@ -26,11 +26,13 @@ RECORDINGS = ROOT / "recordings/pyapi"
 
 
 def collection(
-    source: str, path: Path | str, train: str | None, tests: dict[str, str], validation: float = 0.2
-) -> Collection:
+    source: str, path: Path | str, train: str | None, tests: dict[str, str], validation: float = 0.2,
+    train_queries: int | None = None,
+) -> Collection:  # fmt: skip
     return Collection(
-        source=source, path=str(path), train=train, tests=tests, validation=validation, language="en", document="a text"
-    )
+        source=source, path=str(path), train=train, train_queries=train_queries, tests=tests, validation=validation,
+        language="en", document="a text",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,27 @@ def test_validation_depends_on_the_seed_alone(beir: Path) -> None:
     assert any(read_splits(params, set(), seed)["validation"] != first["validation"] for seed in range(2, 9))
     kept = read_splits(params, {"q0", "q1"}, seed=1)
     assert set(kept["validation"].queries) == {"q2", "q3"}
+
+
+def test_training_queries_are_drawn_by_the_seed(beir: Path) -> None:
+    params = collection("beir", beir, "train", {"test": "test"}, train_queries=2)
+
+    def drawn(seed: int, *keep: str) -> set[str]:
+        splits = read_splits(params, set(keep), seed)
+        return {*splits["train"].queries, *splits["validation"].queries}
+
+    assert drawn(1) == drawn(1) and len(drawn(1)) == 2
+    assert len({frozenset(drawn(seed)) for seed in range(9)}) > 1
+    assert all("q3" in drawn(seed, "q3") and len(drawn(seed, "q3")) == 2 for seed in range(9))
+
+
+def test_a_drawn_training_query_is_no_test_query(beir: Path) -> None:
+    with (beir / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "twin", "text": "Query 0."}\n')
+    with (beir / "qrels/test.tsv").open("a") as file:
+        file.write("twin\td0\t1\n")
+    splits = read_splits(collection("beir", beir, "train", {"test": "test"}, train_queries=99), set(), 0)
+    assert {*splits["train"].queries, *splits["validation"].queries} == {"q1", "q2", "q3"}
 
 
 def test_beir_folder(beir: Path) -> None:

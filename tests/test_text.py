@@ -88,3 +88,13 @@ def test_csv_takes_the_columns_named(tmp_path: Path) -> None:
 def test_cut_words() -> None:
     assert text.cut_words("a b  c", 2) == "a b"
     assert text.cut_words("a b  c", None) == "a b  c"
+
+
+def test_two_han_characters_are_a_word() -> None:
+    chinese = "雷电，是云层numpy.sort 的放电。 气象"
+    assert text.count_words(chinese) == 6.0  # 雷电 是云 层…的 放电 气象, and numpy.sort
+    assert [text.cut_words(chinese, n) for n in (1, 3, 4, 99)] == [
+        "雷电，", "雷电，是云层", "雷电，是云层numpy.sort 的", chinese,
+    ]  # fmt: skip
+    long = "没有空格的文字" * 20
+    assert all(text.count_words(text.cut_words(long, n)) == n for n in (1, 5, 60))

@@ -27,6 +27,7 @@ class Collection(Group):
     source: str
     path: str
     train: str | None
+    train_queries: Positive | None
     tests: dict[Name, str] = Field(min_length=1)
     validation: Share
     language: str = Field(pattern=r"^[a-z]{2}$")
@@ -41,6 +42,12 @@ class Collection(Group):
 
 class Index(Group):
     threads: Positive
+    prebuilt: str | None
+    others: dict[Name, str]
+
+    def of(self, split: str) -> str | None:
+        """The prebuilt index that a split is searched in; None: the one built from the collection."""
+        return self.others.get(split, self.prebuilt)
 
 
 class Bm25(Group):
@@ -239,6 +246,12 @@ class Params(Group):
     dpo: Dpo
     evaluation: Evaluation
     tracking: Tracking
+
+    @model_validator(mode="after")
+    def _others(self) -> "Params":
+        if unknown := sorted(set(self.index.others) - set(self.collection.tests)):
+            raise ValueError(f"index.others names {', '.join(unknown)}, which collection.tests does not")
+        return self
 
     @model_validator(mode="after")
     def _own_samples(self) -> "Params":

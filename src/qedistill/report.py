@@ -69,8 +69,9 @@ def _cells(figures: dict[str, Any] | None) -> list[str]:
         return ["–", "–", "–", "–"]
     p = figures.get("vs_query", {}).get("p")
     retention, gain = figures.get("retention"), figures.get("gain_kept")
+    known = f", published {figures['published']:.4f}" if "published" in figures else ""
     return [
-        f"{figures['ndcg@10']:.4f} [{figures['ndcg@10_low']:.3f}, {figures['ndcg@10_high']:.3f}]",
+        f"{figures['ndcg@10']:.4f} [{figures['ndcg@10_low']:.3f}, {figures['ndcg@10_high']:.3f}]{known}",
         "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
         "–" if retention is None else f"{retention:.0%}",
         "–" if gain is None else f"{gain:.0%}",

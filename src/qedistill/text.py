@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import shutil
 import tempfile
 import unicodedata
@@ -17,6 +18,9 @@ from qedistill.errors import UserError
 Queries = dict[str, str]  # query id -> text
 Qrels = dict[str, dict[str, int]]  # query id -> doc id -> grade
 Run = dict[str, dict[str, float]]  # query id -> doc id -> score
+
+HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_PIECES = re.compile(rf"{HAN.pattern}|[^{HAN.pattern[1:]}+")
 
 
 @contextmanager
@@ -173,8 +177,38 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
 
 
 def cut_words(text: str, words: int | None) -> str:
-    """The first `words` white-space separated words of a text; all of it for None."""
-    return text if words is None else " ".join(text.split()[:words])
+    """The first `words` words of a text, as `count_words` counts them; all of it for None."""
+    if words is None:
+        return text
+    kept: list[str] = []
+    room = float(words)
+    for token in text.split():
+        fits = ""
+        for piece, weight in _pieces(token):
+            room -= weight
+            if room < 0:
+                return " ".join([*kept, fits] if fits else kept)
+            fits += piece
+        kept.append(fits)
+    return " ".join(kept)
+
+
+def count_words(text: str) -> float:
+    """Words by white space; of text that has none between its words, two Han characters count as one.
+
+    Two, as most words of modern Chinese have two characters.
+    """
+    return sum(weight for token in text.split() for _, weight in _pieces(token))
+
+
+def _pieces(token: str) -> Iterator[tuple[str, float]]:
+    """A token without white space in pieces that are not cut, each with its weight in words."""
+    if not HAN.search(token):
+        yield token, 1.0
+        return
+    for piece in _PIECES.findall(token):
+        # Punctuation between Han characters is no word; a name or a number in Latin script is one.
+        yield piece, 0.5 if HAN.match(piece) else float(any(c.isalnum() for c in piece))
 
 
 def plain(text: str) -> str:

@@ -70,10 +70,10 @@ def read_splits(params: Collection, keep_in_train: set[str], seed: int) -> dict[
     """Train, validation (carved from train by the seed) and the test sets, in this order.
 
     Queries without a relevant judgment (grade above 0) are left out. Without a train set, train and validation are
-    empty.
+    empty. Where `train_queries` draws from the train set, queries whose normalised text a test set has are not drawn.
 
     Args:
-        keep_in_train: query ids that must not fall into validation (exemplars given by id).
+        keep_in_train: query ids that must not fall into validation (exemplars given by id), and are drawn in any case.
 
     Raises:
         UserError: no query is left in a set, or a test query's normalised text occurs in train.
@@ -82,6 +82,12 @@ def read_splits(params: Collection, keep_in_train: set[str], seed: int) -> dict[
     if params.train is None:
         return {"train": Split({}, {}), "validation": Split({}, {}), **tests}
     judged = _read_split(params, params.train)
+    if params.train_queries is not None:
+        tested = {plain(text) for test in tests.values() for text in test.queries.values()}
+        free = sorted(i for i, text in judged.queries.items() if plain(text) not in tested and i not in keep_in_train)
+        wanted = max(params.train_queries - len(keep_in_train & judged.queries.keys()), 0)
+        drawn = random.Random(seed).sample(free, min(wanted, len(free)))
+        judged = judged.only({*drawn, *keep_in_train})
     for name, test in tests.items():
         check_leak(judged.queries, test.queries, name)
     validation = _carve(sorted(set(judged.queries) - keep_in_train), params.validation, len(judged.queries), seed)
@@ -121,16 +127,16 @@ def check_leak(train: Queries, test: Queries, name: str) -> None:
         )
 
 
-def describe(splits: Mapping[str, Split], doc_ids: set[str]) -> dict[str, Any]:
-    """Counts for the metrics file: documents, and for each split queries, judgments and those of absent documents."""
-    return {
-        "documents": len(doc_ids),
-        **{
-            name: {
-                "queries": len(split.queries),
-                "judgments": sum(map(len, split.qrels.values())),
-                "dangling": sum(doc_id not in doc_ids for grades in split.qrels.values() for doc_id in grades),
-            }
-            for name, split in splits.items()
-        },
-    }
+def describe(splits: Mapping[str, Split], doc_ids: set[str] | None) -> dict[str, Any]:
+    """Counts for the metrics file: documents, and for each split queries, judgments and those of absent documents.
+
+    Args:
+        doc_ids: None where the documents are not read: neither they nor the absent are counted then.
+    """
+    figures: dict[str, Any] = {} if doc_ids is None else {"documents": len(doc_ids)}
+    for name, split in splits.items():
+        figures[name] = {"queries": len(split.queries), "judgments": sum(map(len, split.qrels.values()))}
+        if doc_ids is not None:
+            absent = (doc_id not in doc_ids for grades in split.qrels.values() for doc_id in grades)
+            figures[name]["dangling"] = sum(absent)
+    return figures

@@ -2,7 +2,7 @@
 
 import re
 
-from qedistill.text import plain
+from qedistill.text import HAN, count_words, plain
 
 # Kinds of cleaning and of problems, as the metrics count them.
 CLEANED = ("thinking", "label", "quotes", "query", "cut")
@@ -27,7 +27,7 @@ _REFUSAL = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?。！？](?=\s|$|[^\s\w])|[。！？]")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "「": "」", "`": "`"}
-_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_LAST_WORD = re.compile(rf"[^\s{HAN.pattern[1:]}+$")
 _HAN_SHARE = 0.3  # of the letters; API names and numbers stand in Chinese texts too
 _WHOLE_SHARE = 0.5  # of a cut text that must be left once its last, broken sentence is gone
 
@@ -75,9 +75,9 @@ def examine(
     if cut:
         whole = _whole_sentences(text)
         if len(whole) < _WHOLE_SHARE * len(text):
-            if enough is None or _words(text) <= enough:
+            if enough is None or count_words(text) <= enough:
                 return " ".join(text.split()), cleaned, "cut"
-            whole = text.rpartition(" ")[0] or text  # the last word may be broken
+            whole = _LAST_WORD.sub("", text) or text  # it may be broken; a Han character never is
         take_away("cut", whole)
     text = " ".join(text.split())
     return text, cleaned, None if _in_language(text, language) else "language"
@@ -103,17 +103,11 @@ def _whole_sentences(text: str) -> str:
     return text[: ends[-1]] if ends else ""
 
 
-def _words(text: str) -> float:
-    """Words by white space; a Chinese one has two characters about."""
-    han = len(_HAN.findall(text))
-    return len(_HAN.sub(" ", text).split()) + han / 2
-
-
 def _in_language(text: str, language: str) -> bool:
     """Chinese where Chinese is wanted, no Chinese where English is."""
     if language not in ("en", "zh"):
         return True
-    han = len(_HAN.findall(text))
+    han = len(HAN.findall(text))
     letters = sum(c.isalpha() for c in text)
     if not letters:
         return True  # figures are figures in any language

@@ -13,7 +13,7 @@ from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens
 from qedistill.layout import EXEMPLARS, queries
 from qedistill.params import Params
 from qedistill.prompts import EVERY, STYLES, Exemplar, Exemplars, few_shot, shown
-from qedistill.text import Queries, read_json, read_queries
+from qedistill.text import Queries, count_words, read_json, read_queries
 
 Record = dict[str, Any]  # an expansion as data/teacher and data/expansions hold it
 
@@ -145,7 +145,7 @@ def _figures(records: list[Record], missing: int) -> dict[str, Any]:
         "queries": len({record["query_id"] for record in records}),
         "answers": len(records),
         "missing": missing,
-        "words_per_answer": sum(len(record["text"].split()) for record in records) / max(1, len(records)),
+        "words_per_answer": sum(count_words(record["text"]) for record in records) / max(1, len(records)),
     }
 
 

@@ -4,8 +4,11 @@ Importing this starts no JVM; building or opening an index does.
 """
 
 from qedistill.retrieval.combine import combine, search_expanded
+from qedistill.retrieval.indexes import fetch_documents, open_searcher
 from qedistill.retrieval.jvm import start_jvm
 from qedistill.retrieval.lucene import Searcher, build_index
 from qedistill.retrieval.weight import choose_weight
 
-__all__ = ["Searcher", "build_index", "choose_weight", "combine", "search_expanded", "start_jvm"]
+__all__ = [
+    "Searcher", "build_index", "choose_weight", "combine", "fetch_documents", "open_searcher", "search_expanded", "start_jvm",
+]  # fmt: skip

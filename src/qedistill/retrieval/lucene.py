@@ -18,6 +18,9 @@ INDEX_BATCH = 5_000  # documents handed to Java at once; few enough to hold in m
 SEARCH_BATCH = 200  # queries: at depth 1,000, some 100 MB of hits in Java
 INDEX_BUFFER = 512.0  # MB of postings before Lucene flushes; Anserini's 2,048 overflow the heap of a machine of 8 GB
 THREADS = 1  # Anserini 1.7 takes the number, and uses every processor the process may run on all the same
+_TEXT_KEYS = ("text", "contents", "passage", "body")  # MIRACL and Mr. TyDi; JsonCollection; MS MARCO v2
+# A key that tells a stored document's collection class, as pyserini's LuceneSearcher.set_rm3 has them by index.
+_PARSERS = {"contents": "JsonCollection", "passage": "MsMarcoV2PassageCollection"}
 RM3_DOCS = 50  # Anserini ranks so many documents before RM3 (SearchCollection's rerankcutoff)
 
 
@@ -55,7 +58,7 @@ def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: 
 
 
 class Searcher:
-    """BM25 search over an index that `build_index` wrote, with or without pseudo-relevance feedback.
+    """BM25 search over a Lucene index, `build_index`'s or a prebuilt one, with or without pseudo-relevance feedback.
 
     Raises:
         UserError: there is no index in the folder, or Lucene has no analyser for the language.
@@ -71,6 +74,16 @@ class Searcher:
         self._java.set_bm25(bm25.k1, bm25.b)
         self._english = language == "en"
         self._json = _json_writer()
+        # Feedback reads the documents' vectors; where the index has none, it analyses the stored documents anew.
+        self._parser = None if self._java.reader.getTermVectors(0) else _parser_of(self._java)
+
+    def documents(self, doc_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+        """doc id → {"title", "text"} of those that are in the index, as far as it stores documents.
+
+        Made for some thousands of documents: each is looked up on disk.
+        """
+        stored = ((doc_id, self._java.doc_raw(doc_id)) for doc_id in sorted(doc_ids))
+        return {doc_id: _title_and_text(raw) for doc_id, raw in stored if raw}
 
     def search(self, queries: Queries, depth: int, feedback: Rm3 | Rocchio | None = None) -> Run:
         """The best `depth` documents of every query and their scores, best first.
@@ -104,10 +117,36 @@ class Searcher:
                 if docs > RM3_DOCS:
                     raise UserError(f"retrieval.rm3.fb_docs is {docs}; Anserini's RM3 takes {RM3_DOCS} at most")
                 # The filter keeps [a-z0-9]+ only: good for English, nothing left of Chinese.
-                self._java.set_rm3(None, terms, docs, weight, False, self._english)
+                self._java.set_rm3(self._parser, terms, docs, weight, False, self._english)
             case Rocchio(fb_docs=docs, fb_terms=terms, alpha=alpha, beta=beta):
                 # No negative feedback, as in pyserini's default.
-                self._java.set_rocchio(None, terms, docs, terms, docs, alpha, beta, 0.0, False, False)
+                self._java.set_rocchio(self._parser, terms, docs, terms, docs, alpha, beta, 0.0, False, False)
+
+
+def _title_and_text(raw: str) -> dict[str, str]:
+    """Of a document as Anserini stored it: JSON of a collection's own keys, or text."""
+    record = _as_json(raw)
+    if not record:
+        return {"title": "", "text": raw.strip()}
+    title = str(record.get("title") or "").strip()
+    text = next((str(record[key]).strip() for key in _TEXT_KEYS if record.get(key)), "")
+    # Some repeat the title as the first line of the contents.
+    return {"title": title, "text": text.removeprefix(title).strip() if title else text}
+
+
+def _as_json(raw: str) -> dict[str, Any]:
+    """The object that a text is; empty where it is none."""
+    try:
+        record = json.loads(raw)
+    except json.JSONDecodeError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _parser_of(searcher: Any) -> str | None:
+    """The Anserini collection class that reads an index's stored documents; None: it stores none that are known."""
+    record = _as_json(searcher.doc_raw(0) or "")
+    return next((parser for key, parser in _PARSERS.items() if key in record), None)
 
 
 def _anserini_json(documents: Iterable[Mapping[str, str]]) -> Iterator[str]:
