@@ -1,12 +1,10 @@
 """Systems compared on a test set: means with intervals, paired tests, and what of the teacher's figure is retained."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ranx
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, permutation_test, ttest_rel
 
 from qedistill import measures
 from qedistill.params import Evaluation
@@ -17,6 +15,8 @@ QUERY, RM3, ROCCHIO = "query", "rm3", "rocchio"
 STUDENTS = ("base", "sft", "dpo")
 TEACHERS = {"zero_shot": "teacher-zero-shot", "few_shot": "teacher-few-shot"}
 SYSTEMS = (QUERY, RM3, ROCCHIO, *STUDENTS, *TEACHERS.values())
+
+PERMUTATIONS = 9_999  # of the randomisation test, where the queries are too few for all that there are
 
 
 @dataclass(frozen=True)
@@ -40,69 +40,64 @@ def evaluate(qrels: Qrels, runs: dict[str, Run], params: Evaluation, seed: int) 
         system → each measure's mean, nDCG@10's interval (`ndcg@10_low`, `_high`), the paired differences to the
         original query and to the teacher, of `dpo` also to `sft`, with their p-values (`vs_query.difference`, `.p`,
         …); `retention`: the system's nDCG@10 as a share of the teacher's; and `gain_kept`: its gain over the original
-        query as a share of the teacher's gain; both with intervals.
+        query as a share of the teacher's gain; both with intervals, where the queries suffice to bound them.
 
     Raises:
         Disagreement: a figure by ranx differs from pytrec_eval's by more than 1e-6.
     """
     scores = {name: measures.score(qrels, run, relevance_level=params.relevance_level) for name, run in runs.items()}
     ndcg = {name: by_measure[measures.NDCG] for name, by_measure in scores.items()}
-    p_values = _paired_tests(qrels, runs, ndcg, params, seed)
     teacher = TEACHERS[params.teacher]
     results: dict[str, dict[str, Any]] = {}
     for name, by_measure in scores.items():
         figures: dict[str, Any] = {measure: float(values.mean()) for measure, values in by_measure.items()}
-        interval = _bootstrap(ndcg[name], None, params.bootstrap, seed)
-        figures |= {"ndcg@10_low": interval.low, "ndcg@10_high": interval.high}
+        figures |= _with_interval(measures.NDCG, _bootstrap(ndcg[name], None, params.bootstrap, seed))
         others = {"vs_query": QUERY, "vs_teacher": teacher} | ({"vs_sft": "sft"} if name == "dpo" else {})
         for key, other in others.items():
             if other in runs and other != name:
                 difference = _bootstrap(ndcg[name] - ndcg[other], None, params.bootstrap, seed)
-                p = p_values[frozenset((name, other))]
+                p = _p_value(ndcg[name], ndcg[other], params.test, seed)
                 figures[key] = {
                     "difference": difference.value, "low": difference.low, "high": difference.high, "p": p,
                 }  # fmt: skip
         if teacher in runs and ndcg[teacher].mean() > 0:
             share = _bootstrap(ndcg[name], ndcg[teacher], params.bootstrap, seed)
-            figures |= {"retention": share.value, "retention_low": share.low, "retention_high": share.high}
+            figures |= _with_interval("retention", share)
         if {teacher, QUERY} <= runs.keys() and name != QUERY and ndcg[teacher].mean() > ndcg[QUERY].mean():
             gain = _bootstrap(ndcg[name] - ndcg[QUERY], ndcg[teacher] - ndcg[QUERY], params.bootstrap, seed)
-            figures |= {"gain_kept": gain.value, "gain_kept_low": gain.low, "gain_kept_high": gain.high}
+            figures |= _with_interval("gain_kept", gain)
         results[name] = figures
     return results
 
 
-def _paired_tests(
-    qrels: Qrels, runs: dict[str, Run], ndcg: dict[str, np.ndarray], params: Evaluation, seed: int
-) -> dict[frozenset[str], float]:
-    """ranx.compare's p-value for every two systems (two-sided, not corrected for the number of tests)."""
-    if len(runs) < 2:
-        return {}
-    judged, ranked = measures.to_ranx(measures.view(qrels, "grades"), runs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of runs that score alike; _p_value sees to them
-        report = ranx.compare(
-            judged, ranked, [measures.NDCG], stat_test=params.test, max_p=params.alpha, random_seed=seed
-        )
-    for name, values in ndcg.items():
-        mean = report.results[name][measures.NDCG]
-        if abs(mean - values.mean()) > measures.TOLERANCE:
-            raise measures.Disagreement(f"{name}: ranx.compare gives {mean:.6f}, pytrec_eval {values.mean():.6f}")
-    names = list(runs)
-    return {
-        frozenset((a, b)): _p_value(report.comparisons[frozenset((a, b))][measures.NDCG]["p_value"])
-        for i, a in enumerate(names)
-        for b in names[:i]
-    }
+def _p_value(a: np.ndarray, b: np.ndarray, test: str, seed: int) -> float:
+    """Of the mean difference between two systems' scores on the same queries; two-sided, not corrected.
+
+    SciPy's randomisation test, not ranx's: that one heeds no seed, for its threads draw from generators of their own.
+
+    Source: Smucker et al. 2007, A Comparison of Statistical Significance Tests for Information Retrieval Evaluation.
+    """
+    if np.array_equal(a, b):
+        return 1.0  # no variance to test: no difference at all
+    if test == "student":
+        return float(ttest_rel(a, b).pvalue)
+    found = permutation_test(
+        (a - b,), np.mean, permutation_type="samples", vectorized=True, n_resamples=PERMUTATIONS, batch=1_000,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)
 
 
-def _p_value(p: float) -> float:
-    # Runs that score the same on every query have no variance to test: no difference at all.
-    return 1.0 if np.isnan(p) else float(p)
+def _with_interval(name: str, interval: Interval) -> dict[str, float]:
+    """A figure under its name, and its interval where it has one."""
+    ends = {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {name: interval.value} | (ends if np.isfinite([*ends.values()]).all() else {})
 
 
 def _bootstrap(values: np.ndarray, over: np.ndarray | None, resamples: int, seed: int) -> Interval:
     """A mean, or the ratio of two means of the same queries, with its percentile bootstrap interval over queries.
+
+    A resample in which the second mean is not above zero bounds the ratio nowhere: it counts as infinite.
 
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
@@ -111,15 +106,17 @@ def _bootstrap(values: np.ndarray, over: np.ndarray | None, resamples: int, seed
         return np.asarray(x.mean(axis))
 
     def ratio(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray(x.mean(axis) / y.mean(axis))
+        over = np.asarray(y.mean(axis))
+        return np.where(over > 0, x.mean(axis) / np.where(over > 0, over, 1), np.inf)
 
     statistic = mean if over is None else ratio
     data = (values,) if over is None else (values, over)
     value = float(statistic(*data))
     if len(values) < 2:
         return Interval(value, value, value)
-    found = bootstrap(
-        data, statistic, paired=True, vectorized=True, n_resamples=resamples, method="percentile",
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
+    with np.errstate(invalid="ignore"):  # SciPy gives the standard error too, which infinite ratios have not
+        found = bootstrap(
+            data, statistic, paired=True, vectorized=True, n_resamples=resamples, method="percentile",
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
     return Interval(value, float(found.confidence_interval.low), float(found.confidence_interval.high))

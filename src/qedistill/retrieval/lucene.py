@@ -6,6 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from qedistill.errors import UserError
 from qedistill.params import Bm25, Rm3, Rocchio
 from qedistill.progress import track
@@ -91,8 +93,7 @@ class Searcher:
         A query without a known word has no documents, but is there.
 
         Scores are rounded to four decimals and ties told apart by a millionth, in the order of doc_id (Anserini's
-        ScoreTiesAdjusterReranker).
-
+        ScoreTiesAdjusterReranker), or by as much as single precision needs for that (`_apart`).
 
         Raises:
             UserError: RM3 is to learn from more documents than Anserini gives it.
@@ -105,7 +106,7 @@ class Searcher:
         for batch in track(batches, "Searching"):
             ids, texts = _java_list(i for i, _ in batch), _java_list(text for _, text in batch)
             found = json.loads(self._json.writeValueAsString(self._java.batch_search(texts, ids, hits, THREADS)))
-            run |= {i: {hit["docid"]: hit["score"] for hit in found[i][:depth]} for i, _ in batch}
+            run |= {i: _apart({hit["docid"]: hit["score"] for hit in found[i][:depth]}) for i, _ in batch}
         return run
 
     def _set_feedback(self, feedback: Rm3 | Rocchio | None) -> None:
@@ -147,6 +148,24 @@ def _parser_of(searcher: Any) -> str | None:
     """The Anserini collection class that reads an index's stored documents; None: it stores none that are known."""
     record = _as_json(searcher.doc_raw(0) or "")
     return next((parser for key, parser in _PARSERS.items() if key in record), None)
+
+
+def _apart(scores: dict[str, float]) -> dict[str, float]:
+    """Descending scores in six decimals, as run files hold them, each less than the one before in single precision.
+
+    Anserini tells ties apart by a millionth, which a float of 8 or more does not hold. trec_eval would put such ties
+    in the reverse order of doc_id, and its first ten of a thousand could be others than those of a search for ten.
+    """
+    written = {doc_id: round(score, 6) for doc_id, score in scores.items()}
+    single = np.array([*written.values()], dtype=np.float32)
+    if (single[1:] < single[:-1]).all():
+        return written
+    last = float("inf")
+    for doc_id, score in written.items():
+        if np.float32(score) >= np.float32(last):
+            score = round(last - max(1e-6, 2 * float(np.spacing(np.float32(last)))), 6)
+        written[doc_id] = last = score
+    return written
 
 
 def _anserini_json(documents: Iterable[Mapping[str, str]]) -> Iterator[str]:
