@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 import click
+import yaml
 
 from qedistill import layout, report
 from qedistill.errors import UserError
@@ -35,6 +36,24 @@ def use(profile: str) -> None:
     with atomic("params.yaml") as target:
         shutil.copyfile(source, target)
     click.echo(f"params.yaml is now {source}; `dvc repro` runs what that changes")
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Exit with 1 where something is missing.")
+@click.option("--gpu", help="Reckon with this GPU, such as A100, in place of what is here.")
+def plan(check: bool, gpu: str | None) -> None:
+    """Print what a run with params.yaml would download, ask, search and train, and what this machine lacks for it.
+
+    Nothing is fetched and nobody is asked.
+    """
+    from qedistill.plan import find_device, make_plan
+    from qedistill.plan.show import show
+
+    params, raw = load_params(), yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    made = make_plan(params, raw, Path(), layout.ledger(), find_device(gpu))
+    show(made)
+    if check and made.missing:
+        raise click.exceptions.Exit(1)
 
 
 @main.command()

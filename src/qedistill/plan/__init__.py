@@ -1,0 +1,220 @@
+"""What a run would download, ask, search and train, and what this machine lacks for it; nothing is spent.
+
+    plan = make_plan(load_params(), raw, Path(), ledger(), find_device())
+    print(plan.missing)
+
+All that is counted comes from params, from the registries that ship with ir_datasets and pyserini, and from what is on the
+machine. Hours are rough: their rates are assumptions, which `Plan.assumptions` states.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from qedistill.errors import UserError
+from qedistill.params import Params
+from qedistill.plan import here, model, work
+from qedistill.prompts import load_templates
+
+TRAINED_SHARE, GENERATED_SHARE = 0.3, 0.05  # of a GPU's arithmetic that training and generation reach
+# Dense bfloat16 operations a second and bytes of memory, from the vendor's data sheets.
+GPUS = {
+    "H200": (989e12, 141e9), "H100": (989e12, 80e9), "A100": (312e12, 80e9), "L40S": (362e12, 48e9),
+    "L4": (121e12, 24e9), "A10": (125e12, 24e9), "RTX 4090": (165e12, 24e9), "RTX 3090": (71e12, 24e9),
+}  # fmt: skip
+OTHER_GPU = 100e12
+CORE = 100e9  # operations a second of a CPU core, in training and batched generation alike
+NETWORK = 12.5e6  # bytes a second: 100 Mbit/s
+ANSWER = 8.0  # seconds that an API takes
+SEARCHES = {True: 15.0, False: 300.0}  # a second, in a prebuilt index, of millions of documents, or in one of our own
+BIG_CPU_MODEL = 1e9  # parameters, beyond which a CPU is no choice
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where training would run.
+
+    Attributes:
+        memory: bytes, of the GPU or else of the machine.
+        operations: a second.
+    """
+
+    name: str
+    gpu: bool
+    memory: float
+    operations: float
+    width: int = 2  # bytes a number
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Of the operations that training and generation reach."""
+        return (TRAINED_SHARE, GENERATED_SHARE) if self.gpu else (1.0, 1.0)
+
+
+def find_device(gpu: str | None = None) -> Device:
+    """The GPU named, one of GPUS; None: the one that PyTorch sees, else the CPU.
+
+    Raises:
+        UserError: no figures of this GPU are known.
+    """
+    if gpu is not None:
+        if gpu not in GPUS:
+            raise UserError(f"--gpu: no figures of {gpu!r} are known; there are: {', '.join(GPUS)}")
+        operations, memory = GPUS[gpu]
+        return Device(gpu, True, memory, operations)
+    import torch
+
+    from qedistill.training.model import pick_dtype
+
+    width = pick_dtype().itemsize
+    if torch.cuda.is_available():
+        found = torch.cuda.get_device_properties(0)
+        peak = next((speed for name, (speed, _) in GPUS.items() if name in found.name), OTHER_GPU)
+        return Device(found.name, True, found.total_memory, peak, width)
+    cores = len(os.sched_getaffinity(0))
+    return Device(
+        f"the CPU ({cores} core{'s' if cores > 1 else ''})", False, psutil.virtual_memory().total, cores * CORE, width
+    )
+
+
+@dataclass
+class Plan:
+    """A plan as its tables show it.
+
+    Attributes:
+        queries: split → queries; `exact` tells whether they are counted or at the most.
+        memory: what → its terms in bytes.
+        hours: stage → hours; a stage that is made already has 0.
+        missing: sentences, each naming what the run would stop for.
+        notes: what is not known.
+    """
+
+    made: dict[str, bool]
+    device: Device
+    queries: dict[str, int] = field(default_factory=dict)
+    exact: bool = True
+    loads: list[here.Load] = field(default_factory=list)
+    calls: dict[str, work.Calls] = field(default_factory=dict)
+    todo: work.Work | None = None
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)
+    hours: dict[str, float] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def assumptions(self) -> str:
+        """The rates behind the hours, in a sentence."""
+        if self.device.gpu:
+            train, generate = self.device.shares
+            peak = f"{self.device.name} at {self.device.operations / 1e12:.0f} TFLOP/s"
+            speed = f"{peak}, {train:.0%} of it reached in training, {generate:.0%} in generation"
+        else:
+            speed = f"{self.device.name} at {self.device.operations / 1e9:.0f} GFLOP/s in all"
+        return (
+            f"Rough, assumed: {NETWORK * 8 / 1e6:.0f} Mbit/s; {ANSWER:.0f} s an answer of an API; {SEARCHES[False]:.0f} "
+            f"searches/s, {SEARCHES[True]:.0f} in a prebuilt index; {speed}; 6 operations a weight and "
+            "token trained on a GPU, 4 on a CPU, 2 generated."
+        )
+
+
+def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, device: Device) -> Plan:
+    """The plan of params in a project; what cannot be known for an error in them stands in `missing`.
+
+    Args:
+        raw: params.yaml as read, to compare with what stages were run with.
+        ledger: of an API teacher's answers; may not exist.
+    """
+    plan = Plan(here.made_stages(root, raw), device)
+    plan.missing += here.lacking_packages() + here.lacking_files(params, plan.made)
+    shape = model.find_shape(params.student.model)
+    if shape is None:
+        plan.notes.append(f"{params.student.model} is not on this machine: its size and memory are not known")
+
+    def attempt(step: Any) -> None:
+        try:
+            step()
+        except UserError as error:
+            if not any(error.message in sentence for sentence in plan.missing):
+                plan.missing.append(error.message)
+
+    attempt(lambda: load_templates(params.collection.language))
+    attempt(lambda: plan.loads.extend(here.loads(params, plan.made, shape)))
+    attempt(lambda: _count(plan, params, ledger, shape))
+    plan.missing += here.lacking_disk(plan.loads)
+    if unknown := [load.what for load in plan.loads if load.size is None and not load.there]:
+        plan.notes.append(f"not known is the size of {', '.join(unknown)}")
+    return plan
+
+
+def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None) -> None:
+    plan.queries, plan.exact = work.split_queries(params, plan.made.get("collection", False))
+    if params.collection.train is None:
+        plan.notes.append("collection.train is null: nothing is taught or trained")
+        return
+    if params.teacher.generator != "recorded" and not _all_made(plan, "teach"):
+        ready = plan.made.get("collection", False) and plan.made.get("exemplars", False)
+        plan.calls = work.teacher_calls(params, plan.queries, ready, ledger)
+        if params.teacher.generator == "api" and params.teacher.api.prices is None:
+            plan.notes.append("teacher.api.prices is null: the cost is not known")
+    plan.todo = work.measure_work(params, plan.queries)
+    if shape is not None:
+        _weigh(plan, params, shape)
+    plan.hours = {
+        stage: 0.0 if _all_made(plan, stage) else hours for stage, hours in estimate_hours(plan, params, shape).items()
+    }
+
+
+def _weigh(plan: Plan, params: Params, shape: model.Shape) -> None:
+    device, prompt = plan.device, plan.todo.prompt_tokens if plan.todo else 0
+    trained = {"sft": (params.sft, 1), "dpo": (params.dpo, 2)}
+    plan.memory = {
+        stage: model.training_memory(shape, params.sft.lora, own, sequences, device.gpu, device.width)
+        for stage, (own, sequences) in trained.items()
+    } | {"expand": model.generation_memory(shape, params, prompt, device.gpu, device.width)}
+    for stage, terms in plan.memory.items():
+        if (needed := sum(terms.values())) > device.memory and not _all_made(plan, stage):
+            most = max(terms, key=terms.__getitem__)
+            plan.missing.append(
+                f"memory: {stage} takes {needed / 1e9:.1f} GB at the most ({terms[most] / 1e9:.1f} GB of it {most}), "
+                f"{device.name} has {device.memory / 1e9:.1f} GB"
+            )
+    if not device.gpu and shape.parameters > BIG_CPU_MODEL and not _all_made(plan, "dpo"):
+        plan.missing.append(f"GPU: {shape.parameters / 1e9:.1f} billion parameters are too many to train on a CPU")
+
+
+def _all_made(plan: Plan, stage: str) -> bool:
+    own = [made for name, made in plan.made.items() if name.split("@")[0] == stage]
+    return bool(own) and all(own)
+
+
+def estimate_hours(plan: Plan, params: Params, shape: model.Shape | None) -> dict[str, float]:
+    """Stage → hours if it had to be run, by the rates of `Plan.assumptions`."""
+    todo = plan.todo
+    if todo is None:
+        return {}
+    seconds = {"downloads": sum(load.size or 0 for load in plan.loads if not load.there) / NETWORK}
+    train, generate = (share * plan.device.operations for share in plan.device.shares)
+    tokens = sum(calls.usage.prompt_tokens + calls.usage.completion_tokens for calls in plan.calls.values())
+    if params.teacher.generator == "local" and (teacher := model.find_shape(str(params.teacher.model))):
+        seconds["teach"] = model.generation_operations(teacher, tokens) / generate
+    elif plan.calls:
+        api = params.teacher.api
+        left = sum(calls.asked - calls.known for calls in plan.calls.values())
+        seconds["teach"] = max(
+            left * ANSWER / api.concurrency,
+            60 * left / api.requests_per_minute if api.requests_per_minute else 0,
+            60 * tokens / api.tokens_per_minute if api.tokens_per_minute else 0,
+        )
+    if shape is not None:
+        seconds["sft"] = model.training_operations(shape, todo.sft_tokens, plan.device.gpu) / train
+        seconds["sample"] = model.generation_operations(shape, todo.sample_tokens) / generate
+        seconds["dpo"] = model.training_operations(shape, todo.dpo_tokens, plan.device.gpu) / train
+        seconds["expand"] = model.generation_operations(shape, todo.expand_tokens) / generate
+    rate = SEARCHES[params.index.prebuilt is not None]
+    seconds["feedback"] = todo.feedback_searches / rate
+    seconds["retrieve"] = todo.retrieve_searches / rate
+    return {stage: value / 3600 for stage, value in seconds.items()}
