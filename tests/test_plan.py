@@ -125,7 +125,7 @@ def test_memory_by_hand() -> None:
     pairs = model.training_memory(TOY, LORA, params.sft, 2, gpu=False, width=4)
     squares = 3 * 6 * 4 * 10**2 * 4
     assert pairs["activations"] == 2 * (2 * 2 * layer + squares) and pairs["logits"] == 60 * 100 * 12
-    cache = model.generation_memory(TOY, changed(generation={"batch_size": 5, "max_new_tokens": 6})[0], 4, True, 2)
+    cache = model.generation_memory(TOY, 5, 10, True, 2)
     assert cache["keys and values"] == 5 * 10 * 2 * 2 * 2 * 2 * 2 and cache["logits"] == 5 * 100 * 10
 
 
@@ -264,6 +264,29 @@ def test_the_ledger_is_subtracted(project: Path) -> None:
     assert calls["zero_shot"].cost == pytest.approx((prompts + 2 * 4 * 128) / 1e6)
 
 
+def test_a_folder_of_ones_own_with_a_local_teacher(project: Path) -> None:
+    folder = project / "mine"
+    (folder / "qrels").mkdir(parents=True)
+    queries = [{"_id": f"q{n}", "text": f"query {n}"} for n in range(15)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(q) + "\n" for q in queries), encoding="utf-8")
+    (folder / "corpus.jsonl").write_text(json.dumps({"_id": "d", "title": "", "text": "text"}) + "\n", encoding="utf-8")
+    for name, numbers in (("train", range(10)), ("test", range(10, 15))):
+        lines = [f"q{n}\td\t{int(n != 3)}\n" for n in numbers]  # 3 has no relevant document, and is left out
+        (folder / f"qrels/{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines), encoding="utf-8")
+    params, raw = changed(
+        collection={"source": "beir", "path": "mine", "train": "train", "tests": {"t": "test"}},
+        teacher=MSMARCO["teacher"] | {"generator": "local", "model": "Qwen/Qwen3-4B", "samples": 2, "batch_size": 3},
+    )
+    plan = make_plan(params, raw, project, project / "ledger.db", GPU)
+    assert plan.exact and plan.queries == {"train": 7, "validation": 2, "t": 5} and not plan.missing
+    assert {style: (c.asked, c.cost) for style, c in plan.calls.items()} == {"zero_shot": (23, 0), "few_shot": (15, 0)}
+    assert next(load.what for load in plan.loads) == "teacher Qwen/Qwen3-4B"
+    # 36 layers of 8 heads of 128 keys and as many values, in two bytes.
+    assert plan.memory["teach"]["keys and values"] == 3 * plan.calls["few_shot"].longest * 36 * 8 * 128 * 2 * 2
+    small = make_plan(params, raw, project, project / "ledger.db", dataclasses.replace(GPU, memory=8e9))
+    assert [s for s in small.missing if s.startswith("memory: teach takes 9") and "of it weights" in s]
+
+
 PIPELINE = """
 stages:
   first:
@@ -322,7 +345,7 @@ def test_a_stage_that_reads_another_version_is_not_made(ran: Path) -> None:
 def test_hours_by_hand() -> None:
     params, _ = changed(teacher=MSMARCO["teacher"])
     todo = work.Work(3000, 6000, 30, 10, 5, 1e6, 4, 2, 2e6, 3e6, 4e6)
-    calls = work.Calls(1600, 0, work.Usage(1000, 1000), None)
+    calls = work.Calls(1600, 0, work.Usage(1000, 1000), None, 100)
     plan = Plan({}, GPU, todo=todo, calls={"zero_shot": calls}, loads=[here.Load("x", 12.5e9, 0, Path(), False)])
     hours = estimate_hours(plan, params, TOY)
     weights = TOY.parameters
@@ -346,7 +369,11 @@ def test_packages_and_java(monkeypatch: pytest.MonkeyPatch, project: Path) -> No
         raise UserError("JAVA_HOME is /none, no Java runtime")
 
     monkeypatch.setattr(here, "start_jvm", broken)
-    assert "JVM: JAVA_HOME is /none, no Java runtime" in here.lacking_files(changed()[0], {})
+    params, raw = changed(**MSMARCO)
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: [])
+    plan = make_plan(params, raw, project, project / "ledger.db", GPU)
+    assert [s for s in plan.missing if "JAVA_HOME" in s] == ["JVM: JAVA_HOME is /none, no Java runtime"]
+    assert {load.what for load in plan.loads} >= {"student Qwen/Qwen3-4B"} and plan.calls and plan.memory
 
 
 def test_an_unknown_gpu() -> None:

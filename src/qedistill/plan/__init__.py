@@ -8,7 +8,7 @@ machine. Hours are rough: their rates are assumptions, which `Plan.assumptions` 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, 
     if shape is None:
         plan.notes.append(f"{params.student.model} is not on this machine: its size and memory are not known")
 
-    def attempt(step: Any) -> None:
+    def attempt(step: Callable[[], object]) -> None:
         try:
             step()
         except UserError as error:
@@ -142,7 +142,9 @@ def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, 
                 plan.missing.append(error.message)
 
     attempt(lambda: load_templates(params.collection.language))
-    attempt(lambda: plan.loads.extend(here.loads(params, plan.made, shape)))
+    attempt(lambda: plan.loads.extend(here.collection_loads(params, plan.made)))
+    attempt(lambda: plan.loads.extend(here.index_loads(params)))
+    attempt(lambda: plan.loads.extend(here.model_loads(params, plan.made, shape)))
     attempt(lambda: _count(plan, params, ledger, shape))
     plan.missing += here.lacking_disk(plan.loads)
     if unknown := [load.what for load in plan.loads if load.size is None and not load.there]:
@@ -158,23 +160,42 @@ def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None) 
     if params.teacher.generator != "recorded" and not _all_made(plan, "teach"):
         ready = plan.made.get("collection", False) and plan.made.get("exemplars", False)
         plan.calls = work.teacher_calls(params, plan.queries, ready, ledger)
-        if params.teacher.generator == "api" and params.teacher.api.prices is None:
+        if params.teacher.generator == "local":
+            _weigh_teacher(plan, params)
+        elif params.teacher.api.prices is None:
             plan.notes.append("teacher.api.prices is null: the cost is not known")
     plan.todo = work.measure_work(params, plan.queries)
     if shape is not None:
-        _weigh(plan, params, shape)
+        _weigh(plan, params, shape, plan.todo)
+    _judge_memory(plan, shape)
     plan.hours = {
         stage: 0.0 if _all_made(plan, stage) else hours for stage, hours in estimate_hours(plan, params, shape).items()
     }
 
 
-def _weigh(plan: Plan, params: Params, shape: model.Shape) -> None:
-    device, prompt = plan.device, plan.todo.prompt_tokens if plan.todo else 0
-    trained = {"sft": (params.sft, 1), "dpo": (params.dpo, 2)}
-    plan.memory = {
-        stage: model.training_memory(shape, params.sft.lora, own, sequences, device.gpu, device.width)
-        for stage, (own, sequences) in trained.items()
-    } | {"expand": model.generation_memory(shape, params, prompt, device.gpu, device.width)}
+def _weigh(plan: Plan, params: Params, shape: model.Shape, todo: work.Work) -> None:
+    device, wanted = plan.device, params.generation
+    length = todo.prompt_tokens + wanted.max_new_tokens
+    plan.memory |= {
+        "sft": model.training_memory(shape, params.sft.lora, params.sft, 1, device.gpu, device.width),
+        "dpo": model.training_memory(shape, params.sft.lora, params.dpo, 2, device.gpu, device.width),
+        "expand": model.generation_memory(shape, wanted.batch_size, length, device.gpu, device.width),
+    }
+
+
+def _weigh_teacher(plan: Plan, params: Params) -> None:
+    teacher, device = params.teacher, plan.device
+    shape = model.find_shape(str(teacher.model))
+    if shape is None:
+        plan.notes.append(f"{teacher.model} is not on this machine: its size and memory are not known")
+        return
+    length = max(calls.longest for calls in plan.calls.values())
+    plan.memory["teach"] = model.generation_memory(shape, teacher.batch_size, length, device.gpu, device.width)
+
+
+def _judge_memory(plan: Plan, shape: model.Shape | None) -> None:
+    """What of the memory there is not."""
+    device = plan.device
     for stage, terms in plan.memory.items():
         if (needed := sum(terms.values())) > device.memory and not _all_made(plan, stage):
             most = max(terms, key=terms.__getitem__)
@@ -182,7 +203,7 @@ def _weigh(plan: Plan, params: Params, shape: model.Shape) -> None:
                 f"memory: {stage} takes {needed / 1e9:.1f} GB at the most ({terms[most] / 1e9:.1f} GB of it {most}), "
                 f"{device.name} has {device.memory / 1e9:.1f} GB"
             )
-    if not device.gpu and shape.parameters > BIG_CPU_MODEL and not _all_made(plan, "dpo"):
+    if shape and not device.gpu and shape.parameters > BIG_CPU_MODEL and not _all_made(plan, "dpo"):
         plan.missing.append(f"GPU: {shape.parameters / 1e9:.1f} billion parameters are too many to train on a CPU")
 
 

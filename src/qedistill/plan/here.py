@@ -98,16 +98,12 @@ class Load:
     passing: float = 0
 
 
-def loads(params: Params, made: Mapping[str, bool], shape: Shape | None) -> list[Load]:
-    """All that must be downloaded and stored, in the order of the stages.
+def collection_loads(params: Params, made: Mapping[str, bool]) -> Iterator[Load]:
+    """Queries and judgments, and documents where they are indexed here, of ir_datasets.
 
     Raises:
-        UserError: an id or an index is not known, or the JVM that lists the indexes does not start.
+        UserError: an id is not known, or has no judged queries.
     """
-    return [*_collection(params, made), *_indexes(params), *_models(params, made, shape)]
-
-
-def _collection(params: Params, made: Mapping[str, bool]) -> Iterator[Load]:
     wanted = params.collection
     there = made.get("collection", False)
     if wanted.source in ("beir", "pyapi"):
@@ -159,7 +155,12 @@ def _of_files(what: str, files: Iterable[Download], there: bool, expand: float) 
     return Load(what, size, None if size is None else size * expand, home_path(), here)
 
 
-def _indexes(params: Params) -> Iterator[Load]:
+def index_loads(params: Params) -> Iterator[Load]:
+    """pyserini's prebuilt indexes.
+
+    Raises:
+        UserError: one is not known, or the JVM that lists them does not start.
+    """
     names = filter(None, dict.fromkeys([params.index.prebuilt, *params.index.others.values()]))
     if not (wanted := list(names)):
         return
@@ -176,7 +177,12 @@ def _indexes(params: Params) -> Iterator[Load]:
         yield Load(what, size, size * _UNPACKED, Path(get_cache_home()), check_downloaded(name), passing=size)
 
 
-def _models(params: Params, made: Mapping[str, bool], shape: Shape | None) -> Iterator[Load]:
+def model_loads(params: Params, made: Mapping[str, bool], shape: Shape | None) -> Iterator[Load]:
+    """A local teacher, the student of this shape, and what is trained.
+
+    Raises:
+        UserError: a model is neither a folder nor a hub id.
+    """
     if params.teacher.generator == "local" and params.collection.train:
         taught = made.get("teach@zero_shot", False) and made.get("teach@few_shot", False)
         yield from _of_hub("teacher", str(params.teacher.model), find_shape(str(params.teacher.model)), taught)

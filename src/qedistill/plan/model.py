@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qedistill.params import Lora, Params, Training
+from qedistill.params import Lora, Training
 
 ADAM = 16  # bytes a trained number: itself, its gradient and Adam's two moments, in float32
 CONTEXT = 1e9  # bytes that CUDA and its kernels take before any tensor
@@ -137,9 +137,8 @@ def training_memory(
     }
 
 
-def generation_memory(shape: Shape, params: Params, prompt: int, gpu: bool, width: int) -> dict[str, float]:
-    """Bytes at the most, by term, of a batch of the student's expansions; `prompt` in tokens."""
-    rows, length = params.generation.batch_size, prompt + params.generation.max_new_tokens
+def generation_memory(shape: Shape, rows: int, length: int, gpu: bool, width: int) -> dict[str, float]:
+    """Bytes at the most, by term, of a batch of answers; `length` in tokens, of a prompt and its answer."""
     return {
         "weights": shape.parameters * width,
         "keys and values": rows * length * 2 * shape.layers * shape.key_heads * shape.head * width,

@@ -68,12 +68,14 @@ class Calls:
         known: those in the ledger.
         usage: tokens of the rest: prompts estimated, completions at the most.
         cost: of the rest, at the most; None without prices.
+        longest: tokens of the longest prompt with its completion, as estimated.
     """
 
     asked: int
     known: int
     usage: Usage
     cost: float | None
+    longest: int
 
 
 def count_requests(learning: int, testing: int, style: str, params: Params) -> int:
@@ -100,7 +102,7 @@ def teacher_calls(params: Params, counts: dict[str, int], made: bool, ledger: Pa
         number = count_requests(learning, testing, style, params)
         one = estimate(_typical(style, params))
         usage = Usage(one.prompt_tokens * number, one.completion_tokens * number)
-        found[style] = Calls(number, 0, usage, _price(usage, params))
+        found[style] = Calls(number, 0, usage, _price(usage, params), one.prompt_tokens + one.completion_tokens)
     return found
 
 
@@ -113,11 +115,15 @@ def _answered(keys: list[str], ledger: Path) -> set[str]:
 
 def _calls(requests: list[Request], known: set[str], params: Params) -> Calls:
     distinct = {request.key: request for request in requests}
-    usage = sum((estimate(r) for key, r in distinct.items() if key not in known), Usage())
-    return Calls(len(distinct), len(distinct.keys() & known), usage, _price(usage, params))
+    each = [estimate(request) for key, request in distinct.items() if key not in known]
+    usage = sum(each, Usage())
+    longest = max((one.prompt_tokens + one.completion_tokens for one in each), default=0)
+    return Calls(len(distinct), len(distinct.keys() & known), usage, _price(usage, params), longest)
 
 
 def _price(usage: Usage, params: Params) -> float | None:
+    if params.teacher.generator == "local":
+        return 0.0
     prices = params.teacher.api.prices
     return cost(usage, prices) if prices else None
 
