@@ -376,6 +376,22 @@ def test_packages_and_java(monkeypatch: pytest.MonkeyPatch, project: Path) -> No
     assert {load.what for load in plan.loads} >= {"student Qwen/Qwen3-4B"} and plan.calls and plan.memory
 
 
+def test_the_speed_that_was_measured(project: Path) -> None:
+    params, raw = changed()
+    cpu = dataclasses.replace(GPU, gpu=False)
+    assert make_plan(params, raw, project, project / "ledger.db", cpu).device == cpu
+    student = {"student.model": params.student.model, "student.sha256": params.student.sha256}
+    lock = {"stages": {"student": {"params": {"params.yaml": student}, "outs": [{"path": "models/base", "md5": "1"}]}}}
+    (project / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+    (project / "models/base").mkdir(parents=True)
+    (project / "metrics").mkdir()
+    (project / "metrics/sft.json").write_text('{"tokens_per_second": 500}', encoding="utf-8")
+    plan = make_plan(params, raw, project, project / "ledger.db", cpu)
+    assert plan.made["student"] and plan.device.operations == 4 * 134_515_008 * 500
+    assert plan.todo is not None and plan.hours["sft"] == pytest.approx(plan.todo.sft_tokens / 500 / 3600)
+    assert "269 GFLOP/s, as measured" in plan.assumptions
+
+
 def test_an_unknown_gpu() -> None:
     assert find_device("A100").memory == 80e9
     with pytest.raises(UserError, match="no figures of 'Voodoo2' are known; there are: H200"):

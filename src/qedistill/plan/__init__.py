@@ -9,16 +9,18 @@ machine. Hours are rough: their rates are assumptions, which `Plan.assumptions` 
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from qedistill.errors import UserError
+from qedistill.layout import METRICS, MODELS
 from qedistill.params import Params
 from qedistill.plan import here, model, work
 from qedistill.prompts import load_templates
+from qedistill.text import read_json
 
 TRAINED_SHARE, GENERATED_SHARE = 0.3, 0.05  # of a GPU's arithmetic that training and generation reach
 # Dense bfloat16 operations a second and bytes of memory, from the vendor's data sheets.
@@ -39,7 +41,7 @@ class Device:
     """Where training would run.
 
     Attributes:
-        memory: bytes, of the GPU or else of the machine.
+        memory: in bytes, the GPU's or else the machine's.
         operations: a second.
     """
 
@@ -48,6 +50,7 @@ class Device:
     memory: float
     operations: float
     width: int = 2  # bytes a number
+    measured: bool = False  # the operations, in training
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -113,7 +116,8 @@ class Plan:
             peak = f"{self.device.name} at {self.device.operations / 1e12:.0f} TFLOP/s"
             speed = f"{peak}, {train:.0%} of it reached in training, {generate:.0%} in generation"
         else:
-            speed = f"{self.device.name} at {self.device.operations / 1e9:.0f} GFLOP/s in all"
+            source = ", as measured in metrics/sft.json" if self.device.measured else " in all"
+            speed = f"{self.device.name} at {self.device.operations / 1e9:.0f} GFLOP/s{source}"
         return (
             f"Rough, assumed: {NETWORK * 8 / 1e6:.0f} Mbit/s; {ANSWER:.0f} s an answer of an API; {SEARCHES[False]:.0f} "
             f"searches/s, {SEARCHES[True]:.0f} in a prebuilt index; {speed}; 6 operations a weight and "
@@ -131,6 +135,9 @@ def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, 
     plan = Plan(here.made_stages(root, raw), device)
     plan.missing += here.lacking_packages() + here.lacking_files(params, plan.made)
     shape = model.find_shape(params.student.model)
+    if plan.made.get("student"):
+        shape = shape or model.find_shape(str(root / MODELS / "base"))
+        plan.device = _measured(device, root / METRICS / "sft.json", shape)
     if shape is None:
         plan.notes.append(f"{params.student.model} is not on this machine: its size and memory are not known")
 
@@ -150,6 +157,14 @@ def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, 
     if unknown := [load.what for load in plan.loads if load.size is None and not load.there]:
         plan.notes.append(f"not known is the size of {', '.join(unknown)}")
     return plan
+
+
+def _measured(device: Device, metrics: Path, shape: model.Shape | None) -> Device:
+    """A CPU with the speed at which it trained this student, where it did."""
+    if device.gpu or shape is None or not metrics.exists():
+        return device
+    speed = read_json(metrics)["tokens_per_second"]
+    return replace(device, operations=model.training_operations(shape, speed, device.gpu), measured=True)
 
 
 def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None) -> None:
