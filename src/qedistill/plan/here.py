@@ -38,7 +38,7 @@ def made_stages(root: Path, params: Mapping[str, Any]) -> dict[str, bool]:
         params: params.yaml as read.
     """
     locked = _read_yaml(root / "dvc.lock").get("stages", {})
-    makers = {out["path"]: (stage, out["md5"]) for stage, entry in locked.items() for out in entry.get("outs", [])}
+    makers = {out["path"]: (stage, out.get("md5")) for stage, entry in locked.items() for out in entry.get("outs", [])}
     made: dict[str, bool] = {}
     for stage, wanted in _stages(_read_yaml(root / "dvc.yaml")):
         entry = locked.get(stage, {})
@@ -49,7 +49,7 @@ def made_stages(root: Path, params: Mapping[str, Any]) -> dict[str, bool]:
             and all(_at(params, key) == value for key, value in recorded.items())
             and all((root / out["path"]).exists() for out in entry.get("outs", []))
             and all(
-                made.get(maker, False) and (dep["path"] != path or dep["md5"] == md5)
+                made.get(maker, False) and (dep["path"] != path or dep.get("md5") == md5)
                 for dep in entry.get("deps", [])
                 for path, (maker, md5) in makers.items()
                 if Path(dep["path"]).is_relative_to(path) or Path(path).is_relative_to(dep["path"])
