@@ -194,6 +194,21 @@ def test_miracl_by_the_registries(project: Path) -> None:
     assert any(load.what.startswith("data/index") for load in plan.loads)
 
 
+@pytest.mark.parametrize(("profile", "queries", "calls"), [
+    ("trec-dl", {"train": 1800, "validation": 200, "dl19": 43, "dl20": 54, "dl21": 53}, 16_284),
+    ("miracl-zh", {"train": 1181, "validation": 131, "miracl-zh": 393}, 11_266),
+])  # fmt: skip
+def test_the_shipped_profiles(
+    profile: str, queries: dict[str, int], calls: int, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
+    path = project / f"profiles/{profile}.yaml"
+    params, raw = load_params(path), yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan = make_plan(params, raw, project, project / "ledger.db", find_device("RTX 4090"))
+    assert plan.queries == queries and sum(own.asked for own in plan.calls.values()) == calls
+    assert [sentence.split(":")[0] for sentence in plan.missing] == ["key"], "they fit one card of 24 GB"
+
+
 def test_what_is_there_already(project: Path) -> None:
     params, raw = changed(**MSMARCO)
     index = "lucene-inverted.msmarco-v1-passage.20221004.252b5e.678876e8c99a89933d553609a0fd8793"
