@@ -1,7 +1,10 @@
 """Align the SFT student with retrieval feedback (DPO on the pairs; reference: the SFT student): adapter models/dpo.
 
-Reads params `dpo` and `seed`. Killed, it goes on from its last checkpoint when run again.
+Reads params `dpo`, `training` and `seed`. Killed, it goes on from its last checkpoint when run again.
 """
+
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,19 +18,25 @@ from qedistill.tracking import stage_run
 @click.command(help=__doc__)
 def main() -> None:
     from qedistill.training.dpo import train_dpo
+    from qedistill.training.launch import is_main, through_accelerate
 
     params = load_params()
-    with stage_run("dpo", params) as run:
-        train, validation = ([
-            {key: pair[key] for key in ("prompt", "chosen", "rejected")} for pair in read_jsonl(PAIRS / f"{split}.jsonl")
-        ] for split in ("train", "validation"))  # fmt: skip
-        if not train:
+    through_accelerate(params.training)
+
+    def train(out: Path, on_log: Any = None) -> dict[str, Any]:
+        pairs, validation = (list(read_jsonl(PAIRS / f"{split}.jsonl")) for split in ("train", "validation"))
+        if not pairs:
             raise UserError(f"{PAIRS}/train.jsonl holds no pair: lower pairs.margin, or raise teacher.samples")
+        return train_dpo(
+            MODELS / "base", MODELS / "sft", out, pairs, validation, params.dpo, params.seed, CHECKPOINTS / "dpo", on_log
+        )  # fmt: skip
+
+    if not is_main():
+        train(MODELS / "dpo")
+        return
+    with stage_run("dpo", params) as run:
         with atomic(MODELS / "dpo") as folder:
-            figures = train_dpo(
-                MODELS / "base", MODELS / "sft", folder, train, validation, params.dpo, params.seed, CHECKPOINTS / "dpo",
-                lambda row: run.curve([row]),
-            )  # fmt: skip
+            figures = train(folder, lambda row: run.curve([row]))
         write_csv(PLOTS / "dpo.csv", [row for row in figures.pop("curve") if row["loss"] is not None])
         write_json(METRICS / "dpo.json", figures)
         run.metrics(figures)

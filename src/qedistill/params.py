@@ -194,6 +194,14 @@ class Training(Group):
     evaluations: int = Field(ge=0)
 
 
+class Launch(Group):
+    """How SFT and DPO are started."""
+
+    launcher: Literal["none", "accelerate"]
+    config: str
+    processes: Positive
+
+
 class Sft(Training):
     samples: Positive
     lora: Lora
@@ -240,6 +248,7 @@ class Params(Group):
     teacher: Teacher
     student: Student
     generation: Generation
+    training: Launch
     sft: Sft
     feedback: Feedback
     pairs: Pairs
@@ -257,6 +266,14 @@ class Params(Group):
     def _own_samples(self) -> "Params":
         if self.pairs.candidates != "teacher" and self.feedback.samples == 0:
             raise ValueError(f"feedback.samples must be above 0 where pairs.candidates is {self.pairs.candidates}")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_batches(self) -> "Params":
+        if self.training.launcher == "accelerate":
+            for name, size in (("sft", self.sft.batch_size), ("dpo", self.dpo.batch_size)):
+                if size % self.training.processes:
+                    raise ValueError(f"{name}.batch_size must be a multiple of training.processes")
         return self
 
 

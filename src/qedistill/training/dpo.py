@@ -1,12 +1,11 @@
 """Direct preference optimisation: the SFT student learns which expansions retrieve better."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from qedistill.params import Dpo
 from qedistill.training import run
-from qedistill.training.model import load_student, save_adapter
+from qedistill.training.model import load_student
 
 Pair = dict[str, Any]  # {"prompt": [messages], "chosen": [messages], "rejected": [messages]}, as TRL takes them
 
@@ -26,7 +25,8 @@ def train_dpo(
 
     The last adapter is kept, not the one of the lowest validation loss: that loss falls with the margin between the
     two rewards, which says little about what the student writes. With `params.sft_weight` the likelihood of the chosen
-    counts besides their lead (Pang et al. 2024, arXiv 2404.19733, there called RPO).
+    counts besides their lead (Pang et al. 2024, arXiv 2404.19733, there called RPO). Where several processes train
+    together (`training.launch`), each calls this with the same arguments; the main one writes.
 
     Args:
         base: folder of the plain model.
@@ -49,21 +49,24 @@ def train_dpo(
     pairs, validation = _messages_only(pairs), _messages_only(validation if params.evaluations else [])
     inputs = {"base": run.fingerprint(base), "sft": run.fingerprint(sft), "pairs": pairs, "validation": validation}
     inputs |= {"params": params.model_dump(), "seed": seed}
-    checkpoint = run.resume_point(work, inputs)
+    args = DPOConfig(
+        beta=params.beta,
+        loss_type=[params.loss, "sft"] if params.sft_weight else [params.loss],
+        loss_weights=[1.0, params.sft_weight] if params.sft_weight else None,
+        precompute_ref_log_probs=True,
+        **run.arguments(params, seed, work, validate=bool(validation), keep_best=False),
+    )
+    checkpoint = run.checkpoint(args, inputs)
     model, tokenizer = load_student(sft, base, trainable=True)
     run.require_room([pair["prompt"] for pair in pairs], tokenizer, params.max_length, "dpo")
+    if args.deepspeed_plugin is None:
+        model.to(args.device)  # TRL scores the reference before FSDP would move the model
     with run.native_head():
         trainer: Any = DPOTrainer(
             model=model,
-            args=DPOConfig(
-                beta=params.beta,
-                loss_type=[params.loss, "sft"] if params.sft_weight else [params.loss],
-                loss_weights=[1.0, params.sft_weight] if params.sft_weight else None,
-                precompute_ref_log_probs=True,
-                **run.arguments(params, seed, work, validate=bool(validation), keep_best=False),
-            ),
-            train_dataset=run.dataset(pairs, by_length=True),
-            eval_dataset=run.dataset(validation, by_length=True) if validation else None,
+            args=args,
+            train_dataset=run.shared(run.dataset(pairs, by_length=True), args, "train"),
+            eval_dataset=run.shared(run.dataset(validation, by_length=True), args, "eval") if validation else None,
             processing_class=tokenizer,
         )
         # TRL copied the SFT adapter to "ref" and has scored every pair with it. Without the copy, checkpoints hold
@@ -72,8 +75,7 @@ def train_dpo(
         lengths = [_lengths(row) for row in trainer.train_dataset]
         run.by_length(trainer, [prompt + max(chosen, rejected) for prompt, chosen, rejected in lengths])
         metrics = run.train(trainer, checkpoint, params.evaluations, on_log)
-    save_adapter(trainer.model, tokenizer, out)
-    shutil.rmtree(work)
+    run.finish(trainer, tokenizer, out)
     return metrics | _rewards(metrics["curve"]) | _mean_lengths(lengths)
 
 

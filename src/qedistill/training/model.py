@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -185,7 +186,7 @@ def pick_device() -> str:
 
 @functools.cache  # one answer a process: the model and its trainer must agree
 def pick_dtype() -> "torch.dtype":
-    """bfloat16 where this machine is faster in it, else float32.
+    """bfloat16 where this machine is faster in it, else float32; in a launched process what accelerate was told.
 
     The answer depends on the hardware, and with it the last digits of what is trained or generated. A GPU is asked;
     a CPU is timed, since only some have bfloat16 arithmetic (AVX512-BF16, AMX, Arm BF16) and PyTorch's fallback
@@ -193,6 +194,8 @@ def pick_dtype() -> "torch.dtype":
     """
     import torch
 
+    if torch.distributed.is_torchelastic_launched():  # all processes of a training must agree
+        return torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if torch.backends.cpu.get_cpu_capability() == "AVX2":  # no bfloat16 there: timing it would only cost
@@ -269,10 +272,15 @@ def _keep_memory() -> None:
             mallopt(option, value)
 
 
-def save_adapter(model: Any, tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:
-    """Save a PeftModel's adapter `default` and the tokenizer into a folder that names no path of this machine."""
+def save_adapter(
+    model: Any, tokenizer: "PreTrainedTokenizerBase", out: Path, weights: "dict[str, torch.Tensor] | None" = None
+) -> None:
+    """Save a PeftModel's adapter `default` and the tokenizer into a folder that names no path of this machine.
+
+    `weights`: the whole model's, where its own are sharded over processes.
+    """
     # save_embedding_layers: "auto" would look for the base model on the hub.
-    model.save_pretrained(out, selected_adapters=["default"], save_embedding_layers=False)
+    model.save_pretrained(out, selected_adapters=["default"], save_embedding_layers=False, state_dict=weights)
     config = json.loads((out / ADAPTER).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None
     (out / ADAPTER).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,8 @@ from qedistill.errors import UserError
 from qedistill.params import Training
 from qedistill.prompts import CHAT_TEMPLATE
 from qedistill.text import write_json
-from qedistill.training.model import pick_device, pick_dtype
+from qedistill.training import launch
+from qedistill.training.model import pick_device, pick_dtype, save_adapter
 
 OnLog = Callable[[dict[str, Any]], None]
 
@@ -26,9 +27,18 @@ _POOL = 8  # batches whose rows are sorted by length together
 
 
 def arguments(params: Training, seed: int, work: Path, validate: bool, keep_best: bool) -> dict[str, Any]:
-    """The keyword arguments that SFTConfig and DPOConfig have in common."""
+    """The keyword arguments that SFTConfig and DPOConfig have in common.
+
+    `params.batch_size` rows make a batch whatever the number of processes: each takes its share.
+
+    Raises:
+        UserError: the batch cannot be shared equally.
+    """
     import torch
 
+    share, rest = divmod(params.batch_size, launch.processes())
+    if rest:
+        raise UserError(f"{work.name}.batch_size is {params.batch_size}: no multiple of {launch.processes()} processes")
     cpu = pick_device() == "cpu"
     strategy = "steps" if validate else "no"
     return {
@@ -38,8 +48,8 @@ def arguments(params: Training, seed: int, work: Path, validate: bool, keep_best
         "learning_rate": params.learning_rate,
         "lr_scheduler_type": params.scheduler,
         "warmup_steps": params.warmup_ratio,  # below 1 it is a share of the steps
-        "per_device_train_batch_size": params.batch_size,
-        "per_device_eval_batch_size": params.batch_size,
+        "per_device_train_batch_size": share,
+        "per_device_eval_batch_size": share,
         "gradient_accumulation_steps": params.gradient_accumulation,
         "max_length": params.max_length,
         "eval_strategy": strategy,
@@ -49,10 +59,17 @@ def arguments(params: Training, seed: int, work: Path, validate: bool, keep_best
         "use_cpu": cpu,
         "bf16": pick_dtype() == torch.bfloat16,
         # It trades time for memory, and memory is what a GPU lacks.
-        "gradient_checkpointing": not cpu,
+        "activation_checkpointing": not cpu,
+        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": not cpu,
         "report_to": "none",
     }
+
+
+def checkpoint(args: Any, inputs: dict[str, Any]) -> str | None:
+    """`resume_point` of a trainer's arguments, by the main process first, so that the others find the folder ready."""
+    with args.main_process_first(local=False):
+        return resume_point(Path(args.output_dir), inputs)
 
 
 def resume_point(work: Path, inputs: dict[str, Any]) -> str | None:
@@ -63,7 +80,7 @@ def resume_point(work: Path, inputs: dict[str, Any]) -> str | None:
     from transformers.trainer_utils import get_last_checkpoint
 
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
-    digest = hashlib.sha256(json.dumps([inputs, versions], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([inputs, versions, launch.strategy()], sort_keys=True).encode()).hexdigest()
     known = work / _DIGEST
     if not known.exists() or known.read_text(encoding="utf-8").strip() != json.dumps(digest):
         shutil.rmtree(work, ignore_errors=True)
@@ -98,6 +115,24 @@ def dataset(rows: list[dict[str, Any]], by_length: bool) -> Any:
     return Dataset.from_list([row | {"chat_template_kwargs": CHAT_TEMPLATE} for row in ordered])
 
 
+def shared(rows: Any, args: Any, name: str) -> Any:
+    """A dataset in a file of the checkpoint folder, where several processes train.
+
+    TRL has the main process cache a reference's scores beside the dataset's file; one in memory caches in a folder
+    that no other process knows.
+    """
+    from datasets import load_from_disk
+
+    if args.world_size == 1:
+        return rows
+    folder = Path(args.output_dir) / f"rows-{name}"
+    with args.main_process_first(local=False):
+        if args.process_index == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            rows.save_to_disk(folder)
+    return load_from_disk(str(folder))
+
+
 def require_room(prompts: list[list[dict[str, str]]], tokenizer: Any, max_length: int, name: str) -> None:
     """Raise a UserError where no prompt leaves room for an answer: TRL drops such rows, and would fail on none."""
     if not prompts:
@@ -127,8 +162,14 @@ def length_order(lengths: list[int], batch: int, seed: int, epoch: int) -> list[
 
 
 def by_length(trainer: Any, lengths: list[int]) -> None:
-    """Have a trainer take its training rows in `length_order`."""
+    """Have a trainer take its training rows in `length_order`.
+
+    Where several processes train, accelerate deals this one order out: consecutive parts of a batch, one a process.
+    A short last batch it fills up with the first rows of the epoch.
+    """
     from torch.utils.data import Sampler
+
+    batch = trainer.args.train_batch_size * trainer.args.world_size
 
     class ByLength(Sampler[int]):
         def __len__(self) -> int:
@@ -136,7 +177,7 @@ def by_length(trainer: Any, lengths: list[int]) -> None:
 
         def __iter__(self) -> Iterator[int]:
             epoch = int((trainer.state.epoch or 0) + 1e-6)  # a fraction, of rounded steps
-            return iter(length_order(lengths, trainer.args.train_batch_size, trainer.args.seed, epoch))
+            return iter(length_order(lengths, batch, trainer.args.seed, epoch))
 
     trainer._get_train_sampler = lambda dataset=None: ByLength()
 
@@ -219,6 +260,18 @@ def train(trainer: Any, checkpoint: str | None, evaluations: int, on_log: OnLog 
     trainer.add_callback(_meter(on_log))
     trainer.train(resume_from_checkpoint=checkpoint)
     return _summary(_curve(trainer.state.log_history), trainer.state.global_step)
+
+
+def finish(trainer: Any, tokenizer: Any, out: Path) -> None:
+    """Save the adapter and remove the checkpoints, in the main process; the others wait for it."""
+    # Sharded weights are gathered by all processes together.
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
+    if trainer.is_world_process_zero():
+        save_adapter(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out, weights)
+    trainer.accelerator.wait_for_everyone()  # a process may still be reading the best checkpoint
+    if trainer.is_world_process_zero():
+        shutil.rmtree(trainer.args.output_dir)
 
 
 def _quiet_bar() -> Any:

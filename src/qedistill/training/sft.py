@@ -1,12 +1,11 @@
 """Supervised fine-tuning: the student learns, by LoRA, to write the teacher's expansions."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from qedistill.params import Sft
 from qedistill.training import run
-from qedistill.training.model import load_student, save_adapter
+from qedistill.training.model import load_student
 
 Row = dict[str, Any]  # {"prompt": [messages], "completion": [messages]}, as TRL takes them
 
@@ -23,7 +22,8 @@ def train_sft(
 ) -> dict[str, Any]:
     """Train a LoRA adapter on completions; the prompt bears no loss.
 
-    The same inputs give the same adapter on the same machine, also through a kill and a resume.
+    The same inputs give the same adapter on the same machine, also through a kill and a resume. Where several processes
+    train together (`training.launch`), each calls this with the same arguments; the main one writes.
 
     Args:
         base: folder of the plain model.
@@ -46,17 +46,17 @@ def train_sft(
     validation = validation if params.evaluations else []
     inputs = {"base": run.fingerprint(base), "train": train, "validation": validation}
     inputs |= {"params": params.model_dump(), "seed": seed}
-    checkpoint = run.resume_point(work, inputs)
+    args = SFTConfig(
+        completion_only_loss=True, **run.arguments(params, seed, work, validate=bool(validation), keep_best=True)
+    )
+    checkpoint = run.checkpoint(args, inputs)
     model, tokenizer = load_student(base, trainable=True)
     run.require_room([row["prompt"] for row in train], tokenizer, params.max_length, "sft")
     lora = params.lora
     with run.native_head():
         trainer: Any = SFTTrainer(
             model=model,
-            args=SFTConfig(
-                completion_only_loss=True,
-                **run.arguments(params, seed, work, validate=bool(validation), keep_best=True),
-            ),
+            args=args,
             train_dataset=run.dataset(train, by_length=False),
             eval_dataset=run.dataset(validation, by_length=True) if validation else None,
             processing_class=tokenizer,
@@ -70,6 +70,5 @@ def train_sft(
         )
         run.by_length(trainer, [len(ids) for ids in trainer.train_dataset["input_ids"]])
         metrics = run.train(trainer, checkpoint, params.evaluations, on_log)
-    save_adapter(trainer.model, tokenizer, out)
-    shutil.rmtree(work)
+    run.finish(trainer, tokenizer, out)
     return metrics
