@@ -38,8 +38,8 @@ def _check_config(path: str) -> None:
         raise UserError(f"training.config {path}: no such file; accelerate/ holds some")
     try:
         config = load_config_from_file(path)
-    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise UserError(f"training.config {path}: {' '.join(str(error).split())}") from None
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"training.config {path}: no config of accelerate: {' '.join(str(error).split())}") from None
     if config.distributed_type.value not in STRATEGIES:
         raise UserError(f"training.config {path}: distributed_type must be one of {', '.join(STRATEGIES)}")
 

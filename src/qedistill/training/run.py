@@ -38,7 +38,7 @@ def arguments(params: Training, seed: int, work: Path, validate: bool, keep_best
 
     share, rest = divmod(params.batch_size, launch.processes())
     if rest:
-        raise UserError(f"{work.name}.batch_size is {params.batch_size}: no multiple of {launch.processes()} processes")
+        raise UserError(f"batch_size is {params.batch_size}: no multiple of {launch.processes()} processes")
     cpu = pick_device() == "cpu"
     strategy = "steps" if validate else "no"
     return {
