@@ -60,7 +60,7 @@ def train_dpo(
     model, tokenizer = load_student(sft, base, trainable=True)
     run.require_room([pair["prompt"] for pair in pairs], tokenizer, params.max_length, "dpo")
     if args.deepspeed_plugin is None:
-        model.to(args.device)  # TRL scores the reference before FSDP would move the model
+        model.to(args.device)  # type: ignore[arg-type]  # TRL scores the reference before FSDP would move the model
     with run.native_head():
         trainer: Any = DPOTrainer(
             model=model,
