@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test lint table ui ablation benchmark clean
+.PHONY: help repro test lint table experiments ui ablation benchmark clean
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -22,6 +22,9 @@ lint: $(INSTALLED) ## ruff and mypy
 
 table: $(INSTALLED) ## put the results of the last run into README.md
 	qedistill table --write README.md
+
+experiments: $(INSTALLED) ## compare DVC's experiments: the headline figures and the params that differ
+	dvc exp show --only-changed --drop '.*' --keep ' of |^(seed$$|sft|dpo|pairs|generation|feedback|retrieval|evaluation)'
 
 ui: $(INSTALLED) ## browse the runs at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \

@@ -4,8 +4,10 @@ Each row is `dvc exp run --temp` on the last commit with a few params changed; a
 not run again (`dvc exp remove NAME` forgets it, for when the code has changed). Rows are compared on validation; the test sets choose nothing.
 """
 
+import io
 import json
 import subprocess
+import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +78,19 @@ def finished() -> dict[str, dict[str, Any]]:
     commits = [entry for entry in json.loads(shown.stdout) if entry["rev"] != "workspace"]
     # Of all commits: one that changes no result does not make an experiment anew.
     experiments = [experiment for commit in reversed(commits) for experiment in commit.get("experiments") or []]
-    states = {e["name"]: e["revs"][-1]["data"] for e in experiments if e["revs"][-1]["data"]}
-    states["HEAD"] = commits[0]["data"]
-    return {name: {file: m["data"] for file, m in state["metrics"].items()} for name, state in states.items()}
+    revisions = {e["name"]: e["revs"][-1]["rev"] for e in experiments if e["revs"][-1]["data"]}
+    return {name: metrics_of(revision) for name, revision in (revisions | {"HEAD": "HEAD"}).items()}
+
+
+def metrics_of(revision: str) -> dict[str, Any]:
+    """File → figures, as git holds them at a revision."""
+    archive = subprocess.run(["git", "archive", revision, "metrics"], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        return {
+            member.name: json.load(content)
+            for member in files
+            if member.name.endswith(".json") and (content := files.extractfile(member))
+        }
 
 
 def lines(row: Row, metrics: dict[str, Any], tests: list[str]) -> list[list[str]]:

@@ -40,7 +40,6 @@ def main() -> None:
             target.write_text(report.to_markdown(header, body) + "\n", encoding="utf-8")
         run.metrics(figures)
         run.artifact(TABLE, PLOTS / "systems.csv")
-        run.whole_experiment(METRICS)
     report.show(header, body)
     if apart:
         click.secho(

@@ -7,6 +7,7 @@ API's answers are kept in the ledger (ledger.db, or $QEDISTILL_LEDGER), and neve
 
 import click
 
+from qedistill.generation.cost import of_teacher
 from qedistill.generation.teacher import read_requests, teach
 from qedistill.layout import METRICS, TEACHER, ledger
 from qedistill.params import load_params
@@ -23,6 +24,7 @@ def main(style: str) -> None:
         records, figures, asked = teach(style, read_requests(params), params, ledger())
         write_jsonl(TEACHER / f"{style}.jsonl", records)
         write_json(METRICS / f"teach@{style}.json", figures)
+        write_json(METRICS / f"cost@{style}.json", of_teacher(records, params))
         run.metrics(figures | {"calls_of_this_run": asked})
     spent = "".join(
         f", {figures[key]:,} {key.replace('_', ' ')}"

@@ -33,6 +33,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "pairs": {"candidates": "both", "margin": 0.1},
             "retrieval": {"query_weights": [1, 3]},
             "evaluation": {"relevance_level": 1, "bootstrap": 100},
+            "cost": {"queries": 2, "batch_sizes": [2, 4]},
         },
     )  # fmt: skip
     commit_all(folder)

@@ -1,5 +1,5 @@
-import json
 import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qedistill import tracking
+from qedistill import registry, tracking
 from qedistill.errors import UserError
 from qedistill.layout import repository_root
 from qedistill.params import Params, load_params
@@ -33,12 +33,15 @@ def root(tmp_path, monkeypatch, template):
     (folder / "stages").mkdir(parents=True)
     (folder / "stages/dpo.py").write_text("pass\n")
     (folder / "mlflow.db").write_bytes(template)
+    (folder / "profiles").mkdir()
+    for name in ("pyapi", "smoke"):
+        shutil.copy(Path(__file__).parents[1] / f"profiles/{name}.yaml", folder / "profiles")
     for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_ROOT", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("QEDISTILL_API_KEY", SECRET)
     monkeypatch.chdir(folder)
     git("init", "-q")
-    git("add", "stages")
+    git("add", "stages", "profiles")
     git("-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false", "commit", "-qm", "first")
     return folder
 
@@ -80,14 +83,19 @@ def test_parent_and_nested_runs(root, params):
 
     (parent,), (dpo, expand), client = runs(root)
     commit = parent.data.tags["mlflow.source.git.commit"]
-    assert parent.info.run_name == f"{commit[:7]}-{parent.data.tags['qedistill.params_digest']}"
+    assert parent.info.run_name == f"pyapi dpo.beta={BETA} ({commit[:7]})"
+    assert {name: parent.data.tags[name] for name in ("profile", "changes", "test_sets", "mlflow.source.name")} == {
+        "profile": "pyapi", "changes": f"dpo.beta={BETA}", "test_sets": "test-unseen, test-seen",
+        "mlflow.source.name": "dvc.yaml",
+    }  # fmt: skip
+    assert dpo.data.tags["mlflow.source.name"] == "stages/dpo.py"
     assert [run.info.run_name for run in (dpo, expand)] == ["dpo", "expand@dpo"]
     assert {run.data.tags["mlflow.parentRunId"] for run in (dpo, expand)} == {parent.info.run_id}
     assert {run.info.status for run in (parent, dpo, expand)} == {"FINISHED"}
     assert {run.data.tags["git.dirty"] for run in (parent, dpo)} == {"false"}
     assert parent.data.params["dpo.beta"] == str(BETA)
     figures = {"dpo/validation.loss": 0.6, "dpo/ndcg_10": 0.4}
-    assert parent.data.metrics == figures
+    assert parent.data.metrics == {}
     assert dpo.data.metrics == {**figures, "dpo/loss": 0.5}
     assert [(m.step, m.value) for m in client.get_metric_history(dpo.info.run_id, "dpo/loss")] == [(1, 0.7), (2, 0.5)]
     assert [file.path for file in client.list_artifacts(dpo.info.run_id)] == ["dpo.json"]
@@ -129,7 +137,7 @@ def test_declared_params_and_hashes(root, params):
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
     with tracking.stage_run("dpo@a", params) as run:
-        run.whole_experiment()
+        run.data()
 
     (parent,), (dpo,), _ = runs(root)
     assert {name.partition(".")[0] for name in dpo.data.params} == {"seed", "dpo"}
@@ -144,18 +152,89 @@ def digests(run) -> dict[str, str]:
     return {each.dataset.name: each.dataset.digest for each in run.inputs.dataset_inputs}
 
 
-def test_figures_of_skipped_stages_are_on_the_parent(root, params):
-    Path("metrics").mkdir()
-    Path("metrics/teach_zero_shot.json").write_text(json.dumps({"answers": 7}))
-    Path("metrics/evaluate.json").write_text(json.dumps({"test-unseen": {"dpo": {"ndcg@10": 0.5}}}))
-    with tracking.stage_run("evaluate", params) as run:
-        run.metrics({"test-unseen": {"dpo": {"ndcg@10": 0.5}}})
-        run.whole_experiment()
+def test_what_users_compare_is_on_the_parent(root, params):
+    name = "nDCG@10 of DPO on test-unseen"
+    Path("results.md").write_text("| a |")
+    with tracking.stage_run("summary", params) as run:
+        run.metrics({"rows": 2})
+        run.experiment.metrics({name: 0.5})
+        run.experiment.curve([{"step": 1, "rewards/margins": 0.1}, {"step": 2, "rewards/margins": 0.2}], section="dpo")
+        run.experiment.artifact("results.md")
+        for _ in range(2):  # the second time in place of the first
+            run.experiment.table([{"query_id": "q1", "dpo": 0.5}, {"query_id": "q2", "sft": 0.0}], "queries")
+        run.experiment.describe("| table |")
 
-    (parent,), (evaluate,), client = runs(root)
-    assert parent.data.metrics == {"teach_zero_shot/answers": 7, "evaluate/test-unseen.dpo.ndcg_10": 0.5}
-    assert evaluate.data.metrics == {"evaluate/test-unseen.dpo.ndcg_10": 0.5}
-    assert len(client.get_metric_history(parent.info.run_id, "evaluate/test-unseen.dpo.ndcg_10")) == 1
+    (parent,), (summary,), client = runs(root)
+    assert parent.data.metrics == {name.replace("@", "_"): 0.5, "dpo/rewards/margins": 0.2}
+    assert [m.step for m in client.get_metric_history(parent.info.run_id, "dpo/rewards/margins")] == [1, 2]
+    assert summary.data.metrics == {"summary/rows": 2}
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"queries.json", "results.md"}
+    table = client.load_table(parent.info.experiment_id, "queries.json")
+    assert list(table.columns) == ["query_id", "dpo", "sft"] and list(table["dpo"].fillna(-1)) == [0.5, -1]
+    assert parent.data.tags["mlflow.note.content"] == "| table |"
+
+
+def student(root: Path, digest: str = "7" * 32, adapter: bool = True) -> None:
+    """A student's folder, as dvc.lock tells of it."""
+    Path("models/dpo").mkdir(parents=True, exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors") if adapter else ("model.safetensors",):
+        (root / "models/dpo" / name).write_text("{}")
+    lock = {"stages": {"dpo": {"outs": [{"path": "models/dpo", "md5": f"{digest}.dir"}]}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+def test_a_new_student_is_a_version_of_the_registered_model(root, params, monkeypatch):
+    # beta-0.5 twice, then an experiment that trains no other student, then one that does.
+    for name, digest in (("beta-0.5", "7"), ("beta-0.5", "7"), ("v2", "7"), ("beta-0.9", "8")):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        student(root, digest * 32)
+        with tracking.stage_run("summary", params) as run:
+            run.experiment.metrics({"nDCG@10": 0.5})
+            run.model("students", Path("models/dpo"), f"---\ntags: [a]\n---\n# Card of {name}", {"nDCG@10": 0.5})
+
+    parents, _, client = runs(root)
+    first, second = sorted(client.search_model_versions("name = 'students'"), key=lambda v: int(v.version))
+    assert (first.description, second.description) == ("# Card of beta-0.5", "# Card of beta-0.9")
+    assert [v.tags["dvc.md5"] for v in (first, second)] == ["7" * 32, "8" * 32]
+    assert first.run_id == parents[0].info.run_id and second.run_id == parents[-1].info.run_id
+    # A dot is not allowed in an alias, v2 would name a version.
+    aliases = {"beta-0-5": first.version, "run-v2": first.version, "beta-0-9": second.version}
+    assert client.get_registered_model("students").aliases == aliases
+    model_id = first.source.removeprefix("models:/")
+    (stored,) = root.glob(f"mlartifacts/**/{model_id}")
+    assert {file.name for file in stored.rglob("*.*")} == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors"
+    }  # fmt: skip
+    assert {m.key: m.value for m in client.get_logged_model(model_id).metrics} == {"nDCG_10": 0.5}
+    # Once for each time it ran: two values of one run would be a curve.
+    assert [len(client.get_metric_history(run.info.run_id, "nDCG_10")) for run in parents] == [2, 1, 1]
+
+
+def test_a_whole_model_stays_with_dvc(root, params):
+    student(root, adapter=False)
+    with tracking.stage_run("summary", params) as run:
+        run.model("students", Path("models/dpo"), "# Card", {})
+    assert [path.name for path in root.glob("mlartifacts/**/*.*") if path.is_file()] == ["README.md"]
+
+
+def test_changes_of_an_experiment_are_those_since_its_baseline(root, params, monkeypatch):
+    default = (Path(__file__).parents[1] / "profiles/pyapi.yaml").read_text()
+    Path("params.yaml").write_text(default.replace("seed: 42", "seed: 7").replace("epochs: 2.2", "epochs: 9"))
+    git("add", "params.yaml")
+    git("-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false", "commit", "-qm", "mine")
+    monkeypatch.setenv("DVC_EXP_NAME", "half")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "HEAD")
+    with tracking.stage_run("dpo", params):
+        pass
+    tags = runs(root)[0][0].data.tags
+    assert (tags["profile"], tags["changes"]) == ("pyapi", f"seed=42, sft.epochs=2.2, dpo.beta={BETA}")
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"), [("pyapi (592f522)", "pyapi-592f522"), ("latest", "run-latest"), ("鸟", "run-"), ("7", "run-7")]
+)
+def test_alias(name, alias):
+    assert registry.alias(name) == alias
 
 
 def test_failure_marks_both_runs_and_passes_through(root, params):
@@ -199,7 +278,7 @@ def test_outside_git(root, params, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with tracking.stage_run("index", params):
         pass
-    assert runs(root)[0][0].info.run_name.startswith("no-git-")
+    assert runs(root)[0][0].info.run_name == f"pyapi dpo.beta={BETA} (no git)"
 
 
 def test_unreachable_server_is_told_at_once_and_without_its_password(root, params, monkeypatch, capsys):
@@ -238,14 +317,20 @@ def test_server_named_by_the_environment_wins(root, params, monkeypatch, tmp_pat
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:{SECRET}@127.0.0.1:{server.server_port}")
         Path("figure.json").write_text("{}")
+        student(root)
         with tracking.stage_run("dpo", params) as run:
             run.metrics({"loss": 0.5})
             run.artifact("figure.json")
+            run.experiment.table([{"query_id": "q1", "dpo": 0.5}], "queries")
+            run.model("students", Path("models/dpo"), "# Card", {"loss": 0.5})
         assert not any(capsys.readouterr())
-        (parent,), (dpo,), _ = runs(root, os.environ["MLFLOW_TRACKING_URI"])
-        assert parent.data.metrics == dpo.data.metrics == {"dpo/loss": 0.5}
+        _, (dpo,), client = runs(root, os.environ["MLFLOW_TRACKING_URI"])
+        assert dpo.data.metrics == {"dpo/loss": 0.5, "loss": 0.5}
+        (version,) = client.search_model_versions("name = 'students'")
+        assert (version.description, version.status) == ("# Card", "READY")
     finally:
         server.shutdown()
-    assert len(list((tmp_path / "served").glob("**/figure.json"))) == 1
+    for name in ("figure.json", "queries.json", "adapter_model.safetensors"):
+        assert len(list((tmp_path / "served").glob(f"**/{name}"))) == 1
     assert (root / "mlflow.db").read_bytes() == before
     assert SECRET.encode() not in (tmp_path / "served.db").read_bytes()

@@ -16,6 +16,7 @@ CHECKPOINTS = Path("checkpoints")  # what a killed training goes on from; no DVC
 RUNS = Path("runs")  # <split>/<system>.trec
 METRICS = Path("metrics")
 PLOTS = Path("plots")
+SUMMARY = METRICS / "summary.json"  # what `dvc exp show` and `dvc metrics diff` show
 TABLE = Path("report/results.md")
 
 

@@ -234,8 +234,15 @@ class Evaluation(Group):
     bootstrap: Positive
 
 
+class Cost(Group):
+    queries: Positive
+    batch_sizes: list[Positive] = Field(min_length=1)
+    price_per_hour: float | None = Field(ge=0)
+
+
 class Tracking(Group):
     experiment: str = Field(min_length=1)
+    model: str | None = Field(pattern=r"^[^/:.]+$")
 
 
 class Params(Group):
@@ -254,6 +261,7 @@ class Params(Group):
     pairs: Pairs
     dpo: Dpo
     evaluation: Evaluation
+    cost: Cost
     tracking: Tracking
 
     @model_validator(mode="after")

@@ -100,6 +100,14 @@ def write_csv(path: str | Path, rows: list[dict[str, Any]], columns: list[str] |
         writer.writerows(rows)
 
 
+def read_csv(path: str | Path, columns: list[str]) -> list[dict[str, float]]:
+    """Columns of numbers of a CSV file; an empty cell gives no key, and a column that is not there none at all."""
+    with open_text(path) as file:
+        return [
+            {column: float(row[column]) for column in columns if row.get(column)} for row in csv.DictReader(file)
+        ]  # fmt: skip
+
+
 def read_queries(path: str | Path) -> Queries:
     """Queries of a TSV file `query_id<TAB>text`.
 
