@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test lint table experiments ui ablation benchmark clean
+.PHONY: help repro test lint table report pictures experiments ui ablation benchmark clean
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -25,6 +25,13 @@ table: $(INSTALLED) ## put the results of the last run into README.md
 
 experiments: $(INSTALLED) ## compare DVC's experiments: the headline figures and the params that differ
 	dvc exp show --only-changed --drop '.*' --keep ' of |^(seed$$|sft|dpo|pairs|generation|feedback|retrieval|evaluation)'
+
+report: $(INSTALLED) ## run the pipeline as far as it is not up to date, up to report/report.html
+	dvc repro report
+	@echo "open $(CURDIR)/report/report.html in a browser"
+
+pictures: $(INSTALLED) ## draw README's pictures of the last run
+	qedistill pictures
 
 ui: $(INSTALLED) ## browse the runs at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \

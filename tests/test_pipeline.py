@@ -1,12 +1,20 @@
 """The pipeline as a user runs it: real DVC, Lucene, training and MLflow, on a small Chinese collection and a tiny model."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytrec_eval
 import yaml
-from clone import run
+from clone import TOPICS, run
+from scipy.stats import ttest_rel
+from test_report import blob
+
+from qedistill.evaluation import SYSTEMS
+from qedistill.report import NAMES
+from qedistill.text import read_run, write_run
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +39,7 @@ def test_repro_runs_every_stage_once(project: Path, reproduced: str) -> None:
     assert sorted(stages_run(reproduced)) == sorted([
         "collection", "index", "exemplars", "teach@zero_shot", "teach@few_shot", "student", "sft", "sample", "feedback",
         "pairs", "dpo", "expand@base", "expand@sft", "expand@dpo", "retrieve", "evaluate",
-        "cost@base", "cost@sft", "cost@dpo", "summary",
+        "cost@base", "cost@sft", "cost@dpo", "summary", "report",
     ])  # fmt: skip
     assert stages_run(run(project, "dvc", "repro")) == []
     assert not (project / "checkpoints/sft").exists()
@@ -60,6 +68,37 @@ def test_the_figures_make_sense(project: Path, reproduced: str) -> None:
     assert "student, SFT + DPO" in run(project, "qedistill", "table")
 
 
+def test_the_report(project: Path, reproduced: str) -> None:
+    page = (project / "report/report.html").read_text()
+    data = blob(page)
+    (test,) = data["tests"]
+    assert test["systems"] == list(SYSTEMS) and [q["id"] for q in test["queries"]] == ["q8", "q9", "q10", "q11"]
+    for system in SYSTEMS:
+        mean = sum(q["ndcg"][system] for q in test["queries"]) / 4
+        figures = json.loads((project / f"metrics/evaluate/test/{system}.json").read_text())
+        assert mean == pytest.approx(figures["ndcg@10"], abs=1e-4)
+    query = test["queries"][0]
+    # The teacher's words are those of the one relevant document, whose rank each helps or leaves.
+    ((relevant, grade, ranks),) = query["relevant"]
+    assert (data["docs"][relevant][0], grade, ranks["teacher-few-shot"]) == ("d8", 1, 1)
+    assert data["docs"][relevant][2] == f"{list(TOPICS.values())[8]}。第8篇"
+    assert query["top"]["teacher-few-shot"][0] == [relevant, 1]
+    assert query["expansions"]["teacher-few-shot"] == [list(TOPICS.values())[8]]
+    assert len(query["expansions"]["dpo"]) == 2 and {"dpo", "sft", "teacher-few-shot"} == query["terms"].keys()
+    commit = run(project, "git", "rev-parse", "HEAD~1").strip()  # the one the stages ran on
+    for text in (
+        commit,
+        "dpo.beta",
+        "SFT: loss",
+        "DPO: reward margin",
+        "Score differences",
+        "models/dpo",
+        "transformers",
+    ):
+        assert text in page
+    assert len(page) < 1_000_000
+
+
 def test_dvc_shows_metrics_and_plots(project: Path, reproduced: str) -> None:
     assert "ndcg@10" in run(project, "dvc", "metrics", "show", "metrics/evaluate")
     run(project, "dvc", "plots", "show")
@@ -68,10 +107,15 @@ def test_dvc_shows_metrics_and_plots(project: Path, reproduced: str) -> None:
         assert title in page
 
 
-def test_an_experiment_runs_only_what_beta_changes(project: Path, reproduced: str) -> None:
-    output = run(project, "dvc", "exp", "run", "--name", "half", "-S", "dpo.beta=0.5")
+@pytest.fixture(scope="module")
+def half(project: Path, reproduced: str) -> str:
+    """What an experiment with another beta prints; the workspace holds its results at first."""
+    return run(project, "dvc", "exp", "run", "--name", "half", "-S", "dpo.beta=0.5")
+
+
+def test_an_experiment_runs_only_what_beta_changes(project: Path, half: str) -> None:
     # evaluate may be spared: no time is in what it depends on, and so small a student may find what it found before.
-    assert set(stages_run(output)) - {"evaluate"} == {"dpo", "expand@dpo", "cost@dpo", "retrieve", "summary"}
+    assert set(stages_run(half)) - {"evaluate"} == {"dpo", "expand@dpo", "cost@dpo", "retrieve", "summary", "report"}
     changed = json.loads(run(project, "dvc", "params", "diff", "--json"))
     assert changed == {"params.yaml": {"dpo.beta": {"old": 0.1, "new": 0.5, "diff": 0.4}}}
     # Sentences, and no more than fit a screen.
@@ -84,13 +128,13 @@ def test_an_experiment_runs_only_what_beta_changes(project: Path, reproduced: st
     }  # fmt: skip
 
     found = parents(project)
-    half, base = found["half"], next(r for name, r in found.items() if name != "half")
-    assert (base.data.params["dpo.beta"], half.data.params["dpo.beta"]) == ("0.1", "0.5")
+    other, base = found["half"], next(r for name, r in found.items() if name != "half")
+    assert (base.data.params["dpo.beta"], other.data.params["dpo.beta"]) == ("0.1", "0.5")
     # The same figures in DVC and MLflow, also of stages that DVC skipped; and all curves.
     summary = json.loads((project / "metrics/summary.json").read_text())
-    assert {key.replace("@", "_"): value for key, value in summary.items()}.items() <= half.data.metrics.items()
-    assert base.data.metrics.keys() == half.data.metrics.keys() > {"sft/loss", "dpo/rewards/margins"}
-    assert (half.data.tags["changes"], half.data.tags["test_sets"]) == ("dpo.beta=0.5", "test")
+    assert {key.replace("@", "_"): value for key, value in summary.items()}.items() <= other.data.metrics.items()
+    assert base.data.metrics.keys() == other.data.metrics.keys() > {"sft/loss", "dpo/rewards/margins"}
+    assert (other.data.tags["changes"], other.data.tags["test_sets"]) == ("dpo.beta=0.5", "test")
 
 
 def test_queries_and_student_are_in_mlflow(project: Path, reproduced: str) -> None:
@@ -102,7 +146,7 @@ def test_queries_and_student_are_in_mlflow(project: Path, reproduced: str) -> No
     plotted = (project / "plots/queries.csv").read_text().splitlines()
     assert plotted[0] == "rank,query_id,split,query,dpo,difference" and len(plotted) == 1 + 6
     names = {file.path for file in client.list_artifacts(base.info.run_id)}
-    assert names == {"metrics", "queries.json", "results.md", "runs-top-100.zip"}
+    assert names == {"metrics", "queries.json", "report.html", "results.md", "runs-top-100.zip"}
 
     (version,) = [v for v in client.search_model_versions("name = 'qedistill-student'") if v.run_id == base.info.run_id]
     assert "dvc.md5" in version.tags and "# qedistill-student: dpo" in version.description
@@ -124,12 +168,84 @@ def test_timing_is_an_input_of_the_summary_alone(project: Path, reproduced: str)
     assert teacher["completion_tokens_per_query"] is teacher["price_per_1000_queries"] is None
     lock = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
     readers = {name for name, stage in lock.items() if any("metrics/cost@" in dep["path"] for dep in stage["deps"])}
-    assert readers == {"summary"}
+    assert readers == {"summary", "report"}
+
+
+def row_of(output: str, first: str) -> list[str]:
+    """The cells of the one printed row that starts with a name."""
+    (line,) = [line for line in output.splitlines() if line.strip().startswith(f"{first}  ")]
+    return re.split(r"\s{2,}", line.strip())
+
+
+def test_compare_gives_the_figures_of_the_metrics_files(project: Path, half: str) -> None:
+    output = run(project, "qedistill", "compare", "HEAD", "half")
+    assert "\x1b" not in output and "…" not in output
+    (ref,) = [r for r in run(project, "git", "for-each-ref", "--format=%(refname)").splitlines() if r.endswith("/half")]
+    for system in SYSTEMS:
+        committed = [
+            json.loads(run(project, "git", "show", f"{revision}:metrics/evaluate/test/{system}.json"))["ndcg@10"]
+            for revision in ("HEAD", ref)
+        ]
+        row = row_of(output, NAMES[system])
+        assert row[1:3] == [f"{figure:.4f}" for figure in committed]
+        assert row[3].startswith(f"{committed[1] - committed[0]:+.4f} [")
+    assert row_of(output, "dpo.beta") == ["dpo.beta", "0.1", "0.5"]
+    seconds = json.loads(run(project, "git", "show", f"{ref}:metrics/dpo.json"))["seconds"]
+    assert float(row_of(output, "minutes of DPO")[2]) == pytest.approx(seconds / 60, abs=0.005)
+
+
+def test_compare_tests_the_runs_query_by_query(project: Path, half: str) -> None:
+    """The workspace, where one run is altered, against the last commit's runs in the cache; p by scipy."""
+    run(project, "git", "checkout", "-q", ".")
+    run(project, "dvc", "checkout", "--force")
+    path = project / "runs/test/query.trec"
+    before = read_run(path)
+    after = before | {"q8": {"d8": 1.0}, "q9": {"other1": 2.0, "d9": 1.0}, "q10": {}}
+    write_run(path, after, "query")
+    row = row_of(run(project, "qedistill", "compare", "HEAD"), NAMES["query"])
+    run(project, "dvc", "checkout", "--force")
+    judged = {f"q{i}": {f"d{i}": 1} for i in range(8, 12)}
+    evaluator = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut_10"})
+    scores = [
+        [found.get(i, {"ndcg_cut_10": 0.0})["ndcg_cut_10"] for i in judged]
+        for found in (evaluator.evaluate(before), evaluator.evaluate(after))
+    ]
+    assert row[1:3] == [f"{sum(values) / 4:.4f}" for values in scores]
+    assert float(row[4]) == pytest.approx(ttest_rel(*scores).pvalue, abs=0.0005)
+    gains = [b - a for a, b in zip(*scores, strict=True)]
+    assert list(map(int, row[5:])) == [sum(g > 0 for g in gains), sum(g == 0 for g in gains), sum(g < 0 for g in gains)]
+    assert len({*gains}) > 1
+
+
+def test_compare_says_what_is_missing(project: Path, half: str) -> None:
+    assert "no revision or DVC experiment 'none'" in run(project, "qedistill", "compare", "none", fails=True)
+    (project / ".dvc/cache").rename(project / ".dvc/away")
+    try:
+        output = run(project, "qedistill", "compare", "HEAD", "half", fails=True)
+    finally:
+        (project / ".dvc/away").rename(project / ".dvc/cache")
+    assert "the runs of HEAD are not in DVC's cache" in output and "Traceback" not in output
+
+
+def test_show(project: Path, reproduced: str) -> None:
+    run(project, "git", "checkout", "-q", ".")
+    run(project, "dvc", "checkout", "--force")
+    output = run(project, "qedistill", "show", "q8")
+    assert f"q8 (test): {list(TOPICS)[8]}" in output and "\x1b" not in output and "…" not in output
+    assert row_of(output, NAMES["teacher-few-shot"])[1] == list(TOPICS.values())[8]
+    assert "test, teacher, few-shot: nDCG@10 1.0000" in output
+    assert f"d8: {list(TOPICS.values())[8]}。第8篇" in output
+    assert "no query 'q99'" in run(project, "qedistill", "show", "q99", fails=True)
+
+
+def test_pictures(project: Path, reproduced: str) -> None:
+    assert "docs/pictures/test.svg" in run(project, "qedistill", "pictures")
+    assert (project / "docs/pictures/test.svg").read_text().count("<svg") == 1
 
 
 def test_a_temporary_copy_logs_to_the_root_too(project: Path, reproduced: str) -> None:
     output = run(project, "dvc", "exp", "run", "--temp", "--name", "temporary", "-S", "evaluation.bootstrap=50")
-    assert set(stages_run(output)) - {"summary"} == {"evaluate"}
+    assert set(stages_run(output)) - {"summary"} == {"evaluate", "report"}
     assert "temporary" in parents(project)
 
 

@@ -11,7 +11,7 @@ from qedistill import layout, report
 from qedistill.errors import UserError
 from qedistill.layout import METRICS
 from qedistill.params import Params, load_params
-from qedistill.text import atomic, write_jsonl
+from qedistill.text import Queries, atomic, read_qrels, read_queries, write_jsonl
 
 PROFILES = Path("profiles")
 
@@ -68,6 +68,85 @@ def table(write: Path | None) -> None:
         report.insert(write, report.to_markdown(header, body))
     else:
         report.show(header, body)
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second", default="workspace")
+def compare(first: str, second: str) -> None:
+    """Compare two DVC experiments or commits, or one with the workspace, system by system.
+
+    Differences are SECOND less FIRST, in nDCG@10, with the paired test and the interval of the evaluate stage, computed
+    from the stored runs by the params of the project as it is here. Only test sets judged alike in both are compared.
+    """
+    from qedistill.comparison import changed, read_revision
+    from qedistill.comparison import compare as compare_runs
+
+    params = load_params()
+    before, after = read_revision(first), read_revision(second)
+    found = compare_runs(before, after, params.evaluation, params.seed)
+    for test in before.runs.keys() | after.runs.keys():
+        if test not in found:
+            click.echo(f"{test}: not compared, for it is missing or judged differently in one of the two", err=True)
+    for test, systems in found.items():
+        report.wide_table(f"{test}: nDCG@10", *report.differences(first, second, systems))
+    params_differ = changed(before.params, after.params)
+    rows = [[key, report.cell(a), report.cell(b)] for key, (a, b) in params_differ.items()]
+    report.wide_table("Params that differ", ["", first, second], rows or [["none", "", ""]])
+    spent = {key: (before.costs.get(key), after.costs.get(key)) for key in {**before.costs, **after.costs}}
+    rows = [[key, report.amount(a), report.amount(b)] for key, (a, b) in spent.items()]
+    report.wide_table("Training cost", ["", first, second], rows)
+
+
+@main.command()
+@click.argument("query_id")
+def show(query_id: str) -> None:
+    """Show one query: judgments, what each system wrote, what it found and how good that is."""
+    from qedistill.evidence import read_expansions, read_test_set, run_folders
+    from qedistill.retrieval import find_documents
+
+    params = load_params()
+    tests = params.collection.tests
+    splits = [split for split in (*tests, "validation", "train") if query_id in _queries(split)]
+    if not splits:
+        raise UserError(f"no query {query_id!r} in {layout.queries('*')}; `dvc repro collection` writes them")
+    expansions = {system: by_query[query_id] for system, by_query in read_expansions().items() if query_id in by_query}
+    for split in splits:
+        test_sets = [read_test_set(name, split) for name in run_folders([split])]
+        grades = read_qrels(layout.qrels(split)).get(query_id, {})
+        relevant = {doc_id: grade for doc_id, grade in sorted(grades.items(), key=lambda item: -item[1]) if grade > 0}
+        found = {doc_id for test in test_sets for system in test.ranks for doc_id in test.top(system, query_id)}
+        documents = find_documents(params, split, {*relevant, *found})
+        report.heading(f"{query_id} ({split}): {_queries(split)[query_id]}")
+        report.wide_table(
+            f"Judged relevant; {len(grades) - len(relevant)} more are judged not relevant", ["document", "grade"],
+            [[report.document(doc_id, documents), str(grade)] for doc_id, grade in relevant.items()],
+        )  # fmt: skip
+        report.wide_table(
+            "Expansions", ["system", "expansion"],
+            [[report.NAMES[system], text] for system, samples in expansions.items() for text in samples], right=False,
+        )  # fmt: skip
+        for test in test_sets:
+            for system, scores in test.ndcg.items():
+                top = test.top(system, query_id)
+                report.wide_table(
+                    f"{test.name}, {report.NAMES[system]}: nDCG@10 {scores[query_id]:.4f}", ["document", "grade"],
+                    [[report.document(doc_id, documents), str(grades.get(doc_id, "not judged"))] for doc_id in top],
+                )  # fmt: skip
+
+
+@main.command()
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default="docs/pictures", show_default=True)
+def pictures(folder: Path) -> None:
+    """Draw README's pictures of the last `dvc repro`, from metrics/ alone."""
+    from qedistill.html import charts
+
+    for name, figures in report.read_results(METRICS, list(load_params().collection.tests)).items():
+        if not figures:
+            continue
+        path = folder / f"{name}.svg"
+        charts.write(charts.systems(name, figures), path)
+        click.echo(str(path))
 
 
 @main.group()
@@ -144,6 +223,11 @@ def import_(folder: Path) -> None:
             for request in new:
                 opened.store(request, answers[request.key])
             click.echo(f"{path}: {len(new)} answers stored, {len(answers) - len(new)} known, {len(useless)} of no use")
+
+
+def _queries(split: str) -> Queries:
+    path = layout.queries(split)
+    return read_queries(path) if path.exists() else {}
 
 
 def _api_params() -> Params:

@@ -70,6 +70,40 @@ def evaluate(qrels: Qrels, runs: dict[str, Run], params: Evaluation, seed: int) 
     return results
 
 
+@dataclass(frozen=True)
+class Difference:
+    """nDCG@10 of two runs of one system, `second` less `first` with interval and p, and on how many queries it is
+    better, worse and the same."""
+
+    first: float
+    second: float
+    difference: Interval
+    p: float
+    better: int
+    worse: int
+    same: int
+
+
+def paired_difference(qrels: Qrels, first: Run, second: Run, params: Evaluation, seed: int) -> Difference:
+    """Two runs compared as `evaluate` compares systems.
+
+    Raises:
+        Disagreement: as `evaluate`.
+    """
+    runs = {"first": first, "second": second}
+    ndcg = {name: measures.score(qrels, run, (measures.NDCG,))[measures.NDCG] for name, run in runs.items()}
+    gain = ndcg["second"] - ndcg["first"]
+    return Difference(
+        float(ndcg["first"].mean()),
+        float(ndcg["second"].mean()),
+        _bootstrap(gain, None, params.bootstrap, seed),
+        _p_value(ndcg["second"], ndcg["first"], params.test, seed),
+        int((gain > measures.TOLERANCE).sum()),
+        int((gain < -measures.TOLERANCE).sum()),
+        int((np.abs(gain) <= measures.TOLERANCE).sum()),
+    )
+
+
 def _p_value(a: np.ndarray, b: np.ndarray, test: str, seed: int) -> float:
     """Of the mean difference between two systems' scores on the same queries; two-sided, not corrected.
 

@@ -18,6 +18,7 @@ METRICS = Path("metrics")
 PLOTS = Path("plots")
 SUMMARY = METRICS / "summary.json"  # what `dvc exp show` and `dvc metrics diff` show
 TABLE = Path("report/results.md")
+REPORT = Path("report/report.html")
 
 
 def queries(split: str) -> Path:

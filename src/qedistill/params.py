@@ -240,6 +240,11 @@ class Cost(Group):
     price_per_hour: float | None = Field(ge=0)
 
 
+class Report(Group):
+    queries: Positive
+    searches: int = Field(ge=0)
+
+
 class Tracking(Group):
     experiment: str = Field(min_length=1)
     model: str | None = Field(pattern=r"^[^/:.]+$")
@@ -262,6 +267,7 @@ class Params(Group):
     dpo: Dpo
     evaluation: Evaluation
     cost: Cost
+    report: Report
     tracking: Tracking
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The results table, from metrics/ alone."""
+"""Tables: the results from metrics/ alone, and what else is printed."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from qedistill.errors import UserError
-from qedistill.evaluation import SYSTEMS
+from qedistill.evaluation import SYSTEMS, Difference
 from qedistill.text import atomic, read_json
 
 NAMES = {
@@ -72,10 +73,15 @@ def _cells(figures: dict[str, Any] | None) -> list[str]:
     known = f", published {figures['published']:.4f}" if "published" in figures else ""
     return [
         f"{figures['ndcg@10']:.4f} [{figures['ndcg@10_low']:.3f}, {figures['ndcg@10_high']:.3f}]{known}",
-        "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
+        "–" if p is None else p_value(p),
         "–" if retention is None else f"{retention:.0%}",
         "–" if gain is None else f"{gain:.0%}",
     ]
+
+
+def p_value(p: float) -> str:
+    """A p-value as tables show it."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def to_markdown(header: list[str], body: list[list[str]]) -> str:
@@ -113,6 +119,63 @@ def plain_table(header: list[str], body: list[list[str]]) -> None:
         table.add_row(*row)
     # Where output goes to a file there is no width to fit.
     console.print(table, width=None if console.is_terminal else 160)
+
+
+def differences(first: str, second: str, systems: dict[str, Difference]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of two revisions compared on one test set, a row a system."""
+    header = ["system", first, second, "difference [95 %]", "p", "better", "same", "worse"]
+    return header, [
+        [
+            NAMES[system], f"{d.first:.4f}", f"{d.second:.4f}",
+            f"{d.difference.value:+.4f} [{d.difference.low:+.4f}, {d.difference.high:+.4f}]", p_value(d.p),
+            str(d.better), str(d.same), str(d.worse),
+        ]
+        for system, d in systems.items()
+    ]  # fmt: skip
+
+
+def cell(value: Any) -> str:
+    """A param as tables show it."""
+    return "–" if value is None else str(value)
+
+
+def amount(value: float | None) -> str:
+    """A cost as tables show it: counts whole, all else to two decimals."""
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def document(doc_id: str, documents: dict[str, dict[str, str]]) -> str:
+    """A document in one line: its id, and its title or the first of its text."""
+    if doc_id not in documents:
+        return f"{doc_id} (not in the collection)"
+    found = documents[doc_id]
+    # pyapi's titles repeat the id.
+    title = "" if found["title"].startswith(doc_id) else found["title"]
+    about = " ".join((title or found["text"]).split())
+    return f"{doc_id}: {about[:80]}"
+
+
+def heading(text: str) -> None:
+    """Print a line in bold."""
+    Console(highlight=False).print(_printable(text), style="bold", soft_wrap=True)
+
+
+def wide_table(title: str, header: list[str], body: list[list[str]], right: bool = True) -> None:
+    """Print a table under a title. A terminal wraps long cells; in a pipe every row is one line, however long."""
+    terminal = Console().is_terminal
+    console = Console(width=None if terminal else 100_000, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD)
+    for position, name in enumerate(header):
+        table.add_column(name, justify="right" if position and right else "left", overflow="fold")
+    for row in body:
+        table.add_row(*map(_printable, row))
+    heading(title)
+    console.print(table)
+
+
+def _printable(text: str) -> Text:
+    """Text in which brackets are no markup, and nothing speaks to the terminal."""
+    return Text("".join(c if c.isprintable() else " " for c in text))
 
 
 def insert(readme: Path, text: str) -> None:

@@ -4,11 +4,12 @@ Importing this starts no JVM; building or opening an index does.
 """
 
 from qedistill.retrieval.combine import combine, search_expanded
-from qedistill.retrieval.indexes import fetch_documents, open_searcher
+from qedistill.retrieval.indexes import fetch_documents, find_documents, open_searcher
 from qedistill.retrieval.jvm import start_jvm
 from qedistill.retrieval.lucene import Searcher, build_index
 from qedistill.retrieval.weight import choose_weight
 
 __all__ = [
-    "Searcher", "build_index", "choose_weight", "combine", "fetch_documents", "open_searcher", "search_expanded", "start_jvm",
+    "Searcher", "build_index", "choose_weight", "combine", "fetch_documents", "find_documents", "open_searcher",
+    "search_expanded", "start_jvm",
 ]  # fmt: skip

@@ -41,16 +41,21 @@ def fetch_documents(params: Params, split: str, doc_ids: Iterable[str]) -> dict[
         UserError: none of them is there (some other collection's index), or the index does not store its documents.
     """
     wanted = set(doc_ids)
-    if name := params.index.of(split):
-        documents = open_searcher(params, split).documents(wanted)
-        if wanted and not documents:
-            raise UserError(
-                f"index: none of the {len(wanted)} judged documents of {split} stands in {name}: it is another "
-                "collection's index, or one without documents (-slim)"
-            )
-    else:
-        documents = {doc["doc_id"]: doc for doc in read_jsonl(COLLECTION / "corpus.jsonl") if doc["doc_id"] in wanted}
+    documents = find_documents(params, split, wanted)
+    if wanted and not documents and (name := params.index.of(split)):
+        raise UserError(
+            f"index: none of the {len(wanted)} judged documents of {split} stands in {name}: it is another "
+            "collection's index, or one without documents (-slim)"
+        )
     return {i: ": ".join(part for part in (doc["title"], doc["text"]) if part) for i, doc in documents.items()}
+
+
+def find_documents(params: Params, split: str, doc_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """doc id → {"title", "text"} of those documents of a split's collection that are there."""
+    wanted = set(doc_ids)
+    if params.index.of(split):
+        return open_searcher(params, split).documents(wanted)
+    return {doc["doc_id"]: doc for doc in read_jsonl(COLLECTION / "corpus.jsonl") if doc["doc_id"] in wanted}
 
 
 def describe_prebuilt(name: str) -> dict[str, Any]:

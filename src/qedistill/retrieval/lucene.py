@@ -39,7 +39,7 @@ def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: 
     _check_language(language)
     indexer = java_class("io.anserini.index.SimpleIndexer")(
         # Positions for phrase queries, document vectors for RM3 and Rocchio.
-        ["-collection", "JsonCollection", "-input", "", "-index", str(folder), "-language", language]
+        ["-collection", "JsonCollection", "-input", "", "-index", str(folder.resolve()), "-language", language]
         + ["-threads", str(threads), "-storePositions", "-storeDocvectors"]
     )
     indexer.writer.getConfig().setRAMBufferSizeMB(INDEX_BUFFER)
@@ -189,10 +189,11 @@ def _java_list(items: Iterable[str]) -> Any:
 
 
 def _open(folder: Path) -> Any:
+    # Resolved: Java stays in the folder in which it was started, whatever Python's is by now.
     from jnius import JavaException
 
     try:
-        return java_class("io.anserini.search.SimpleSearcher")(str(folder))
+        return java_class("io.anserini.search.SimpleSearcher")(str(folder.resolve()))
     except JavaException:
         raise UserError(f"{folder}: no Lucene index; `dvc repro index` builds it") from None
 

@@ -1,0 +1,5 @@
+"""The HTML report."""
+
+from qedistill.html.page import build
+
+__all__ = ["build"]
