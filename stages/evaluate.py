@@ -2,7 +2,8 @@
 
 Reads params `evaluation`, `collection.tests` and `seed`; `index`, `retrieval` and `collection.language` tell which published
 figure a baseline must reproduce (a difference is told loudly). Writes metrics/evaluate/SPLIT/SYSTEM.json (validation is what
-choices are made on, the test sets are what counts), plots/systems.csv and the table report/results.md. The stage fails
+choices are made on, the test sets are what counts; SPLIT.dense and SPLIT.fused where there is dense retrieval),
+plots/systems.csv and the table report/results.md. The stage fails
 where ranx and pytrec_eval differ by more than 1e-6.
 """
 
@@ -10,7 +11,7 @@ import click
 
 from qedistill import report
 from qedistill.evaluation import SYSTEMS, evaluate
-from qedistill.layout import METRICS, PLOTS, RUNS, TABLE, qrels
+from qedistill.layout import METRICS, PLOTS, RETRIEVERS, RUNS, TABLE, part, qrels
 from qedistill.params import load_params
 from qedistill.published import TOLERANCE, compare, published
 from qedistill.text import atomic, read_qrels, read_run, write_csv, write_json
@@ -24,16 +25,18 @@ def main() -> None:
     splits = [*(("validation",) if params.collection.train else ()), *tests]
     with stage_run("evaluate", params) as run:
         figures, bars, apart = {}, [], []
-        for split in splits:
-            runs = {s: read_run(path) for s in SYSTEMS if (path := RUNS / split / f"{s}.trec").exists()}
-            figures[split] = evaluate(read_qrels(qrels(split)), runs, params.evaluation, params.seed)
-            if split in params.collection.tests:
-                apart += [f"{split}, {told}" for told in compare(figures[split], published(params, split))]
-            bars += [{"system": f"{split}: {s}", "ndcg@10": f["ndcg@10"]} for s, f in figures[split].items()]
+        for name, split in {part(s, r): s for s in splits for r in RETRIEVERS}.items():
+            runs = {s: read_run(path) for s in SYSTEMS if (path := RUNS / name / f"{s}.trec").exists()}
+            if not runs:
+                continue
+            figures[name] = evaluate(read_qrels(qrels(split)), runs, params.evaluation, params.seed)
+            if name in params.collection.tests:
+                apart += [f"{name}, {told}" for told in compare(figures[name], published(params, name))]
+            bars += [{"system": f"{name}: {s}", "ndcg@10": f["ndcg@10"]} for s, f in figures[name].items()]
         with atomic(METRICS / "evaluate") as folder:
-            for split in splits:
-                for system, values in figures[split].items():
-                    write_json(folder / split / f"{system}.json", values)
+            for name, by_system in figures.items():
+                for system, values in by_system.items():
+                    write_json(folder / name / f"{system}.json", values)
         write_csv(PLOTS / "systems.csv", bars)
         header, body = report.rows(METRICS, tests)
         with atomic(TABLE) as target:

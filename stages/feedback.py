@@ -1,6 +1,7 @@
 """Score the candidate expansions of the training and validation queries, the teacher's and the student's own, by nDCG@10, in one batched search: data/feedback.jsonl.
 
-Reads params `feedback.query_weight`, `student.max_words`, `retrieval.bm25`, `index` and `collection.language`.
+Reads params `feedback.query_weight`, `student.max_words`, `retrieval.bm25`, `index` and `collection.language`; where
+`feedback.retriever` is dense, `dense` instead of the weight and of BM25's.
 """
 
 import time
@@ -9,10 +10,10 @@ from typing import Any
 import click
 
 from qedistill.feedback import from_source, score_candidates, summary
-from qedistill.layout import FEEDBACK, METRICS, SAMPLES, TEACHER, qrels, queries
+from qedistill.layout import DENSE, FEEDBACK, METRICS, SAMPLES, TEACHER, qrels, queries
 from qedistill.params import load_params
 from qedistill.prompts import STYLES
-from qedistill.retrieval import combine, open_searcher
+from qedistill.retrieval import DenseSearcher, combine, open_searcher
 from qedistill.text import cut_words, read_jsonl, read_qrels, read_queries, write_json, write_jsonl
 from qedistill.tracking import stage_run
 
@@ -32,12 +33,17 @@ def main() -> None:
             for record in read_jsonl(TEACHER / f"{style}.jsonl")
             if record["query_id"] in texts
         ] + list(read_jsonl(SAMPLES))
-        searches = {
-            str(position): combine(texts[c["query_id"]], c["text"], params.feedback.query_weight)
-            for position, c in enumerate(candidates)
-        }
-        searcher = open_searcher(params, "train")
-        found = searcher.search(searches | {f"query {i}": text for i, text in texts.items()}, DEPTH)
+        asked = {str(position): texts[c["query_id"]] for position, c in enumerate(candidates)}
+        added = {str(position): str(c["text"]) for position, c in enumerate(candidates)}
+        alone = {f"query {i}": text for i, text in texts.items()}
+        if params.feedback.retriever == "dense":
+            dense = DenseSearcher(DENSE, params.dense)
+            samples = {key: [added.get(key, "")] for key in asked | alone}
+            found = dense.search_expanded(asked | alone, samples, DEPTH)
+        else:
+            searcher = open_searcher(params, "train")
+            weight = params.feedback.query_weight
+            found = searcher.search({k: combine(asked[k], added[k], weight) for k in asked} | alone, DEPTH)
         scored = score_candidates(candidates, found, {i: found[f"query {i}"] for i in texts}, judgments)
         write_jsonl(FEEDBACK, scored)
         figures: dict[str, Any] = {

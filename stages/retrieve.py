@@ -1,17 +1,19 @@
 """Search with the original queries, RM3, Rocchio and every expansion: TREC runs runs/SPLIT/SYSTEM.trec.
 
-Reads params `retrieval`, `index`, `collection.language` and `collection.tests`. A query stands `retrieval.query_weight` times
-before its expansion, whose samples are put together as `retrieval.combine` says; `auto` takes the
+Reads params `retrieval`, `index`, `dense`, `collection.language` and `collection.tests`. A query stands
+`retrieval.query_weight` times before its expansion, whose samples `retrieval.combine` puts together; `auto` takes the
 weight of the best mean nDCG@10 on validation, one for the students and one for the teachers.
+
+Where `dense.encoder` is set, all but RM3, Rocchio and sets of `index.others` also go by vectors (SPLIT.dense) and fused.
 """
 
 import click
 
 from qedistill.evaluation import QUERY, RM3, ROCCHIO, STUDENTS, SYSTEMS, TEACHERS
-from qedistill.layout import EXPANSIONS, METRICS, RUNS, TEACHER, qrels, queries
+from qedistill.layout import DENSE, EXPANSIONS, METRICS, RUNS, TEACHER, part, qrels, queries
 from qedistill.params import Rm3, Rocchio, load_params
-from qedistill.retrieval import choose_weight, open_searcher, search_expanded
-from qedistill.text import atomic, read_jsonl, read_qrels, read_queries, write_json, write_run
+from qedistill.retrieval import DenseSearcher, choose_weight, open_searcher, search_expanded, with_dense
+from qedistill.text import Run, atomic, read_expansions, read_qrels, read_queries, write_json, write_run
 from qedistill.tracking import stage_run
 
 SOURCES = {model: EXPANSIONS / f"{model}.jsonl" for model in STUDENTS} | {
@@ -30,28 +32,30 @@ def main(systems: tuple[str, ...]) -> None:
     splits = [*(("validation",) if params.collection.train else ()), *params.collection.tests]
     texts = {split: read_queries(queries(split)) for split in splits}
     searchers = {split: open_searcher(params, split) for split in splits}
+    dense = DenseSearcher(DENSE, params.dense) if params.dense.encoder else None
     feedback: dict[str, Rm3 | Rocchio | None] = {QUERY: None, RM3: wanted.rm3, ROCCHIO: wanted.rocchio}
     weights: dict[str, int] = {}
     on_validation: dict[str, dict[int, float]] = {}
 
     def samples(system: str) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for record in read_jsonl(SOURCES[system]):
-            # A teacher's answer to a test query is one; that to a validation query must be no more.
-            if system in STUDENTS or record["sample"] == 0:
-                found.setdefault(record["query_id"], []).append(record["text"])
-        if system not in STUDENTS:  # it may lack an answer (teacher.tolerance): the query then stands alone
-            found = {i: found.get(i, [""]) for split in splits for i in texts[split]}
-        return found
+        if system in STUDENTS:
+            return read_expansions(SOURCES[system])
+        # A teacher's answer to a test query is one; that to a validation query must be no more. It may lack an answer
+        # (teacher.tolerance): the query then stands alone.
+        found = read_expansions(SOURCES[system], 1)
+        return {i: found.get(i, [""]) for split in splits for i in texts[split]}
 
     with stage_run("retrieve", params) as run, atomic(RUNS) as folder:
+
+        def write(split: str, system: str, sparse: Run, added: dict[str, list[str]] | None) -> None:
+            second = None if split in params.index.others else dense
+            for retriever, found in with_dense(sparse, second, texts[split], added, wanted.depth).items():
+                write_run(folder / part(split, retriever) / f"{system}.trec", found, system)
+
         for system in feedback.keys() & set(systems):
             for split in splits:
-                write_run(
-                    folder / split / f"{system}.trec",
-                    searchers[split].search(texts[split], wanted.depth, feedback[system]),
-                    system,
-                )
+                found = searchers[split].search(texts[split], wanted.depth, feedback[system])
+                write(split, system, found, {i: [""] for i in texts[split]} if system == QUERY else None)
         for kind in (STUDENTS, tuple(TEACHERS.values())):
             expansions = {system: samples(system) for system in kind if system in systems}
             if not expansions:
@@ -60,11 +64,11 @@ def main(systems: tuple[str, ...]) -> None:
                 searchers["validation"], texts["validation"], read_qrels(qrels("validation")), expansions, wanted
             )
             on_validation |= tried
-            for system, found in expansions.items():
+            for system, added in expansions.items():
                 weights[system] = weight
                 for split in splits:
-                    results = search_expanded(searchers[split], texts[split], found, weight, wanted.depth, wanted)
-                    write_run(folder / split / f"{system}.trec", results, system)
+                    found = search_expanded(searchers[split], texts[split], added, weight, wanted.depth, wanted)
+                    write(split, system, found, added)
             click.echo(f"{', '.join(expansions)}: query × {weight}")
         figures = {"query_weight": weights, "validation": on_validation}
         write_json(METRICS / "retrieve.json", figures)

@@ -1,10 +1,11 @@
 """What several test files use: the pipeline, run once."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
-from clone import commit_all, copy_project, run, set_params
-from tiny import make_tiny_student
+from clone import TOPICS, commit_all, copy_project, run, set_params
+from tiny import make_encoder, make_tiny_student
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +14,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone") / "project"
     copy_project(folder)
     make_tiny_student(folder / "tiny")
+    random = Random(0)
+    signs = sorted(set("".join([*TOPICS, *TOPICS.values()])) - {" "})
+    make_encoder(folder / "encoder", {sign: [random.gauss(0, 1) for _ in range(64)] for sign in signs})
     set_params(
         folder,
         {

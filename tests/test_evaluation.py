@@ -139,6 +139,22 @@ def test_the_table(tmp_path: Path) -> None:
         report.insert(readme, markdown)
 
 
+def test_the_table_has_rows_for_dense_and_fused(tmp_path: Path) -> None:
+    qrels, runs = systems()
+    figures = evaluate(qrels, runs, PARAMS, seed=1)
+    for folder in ("test", "test.dense", "test.fused"):
+        for name in ("query", "dpo"):
+            write_json(tmp_path / "evaluate" / folder / f"{name}.json", figures[name])
+    write_json(tmp_path / "retrieve.json", {"query_weight": {"dpo": 5}})
+    _, body = report.rows(tmp_path, ["test", "other"])
+    assert [row[:2] for row in body] == [
+        ["original query (BM25)", "–"], ["student, SFT + DPO", "5"],
+        ["original query, dense", "–"], ["student, SFT + DPO, dense", "–"],
+        ["original query, fused", "–"], ["student, SFT + DPO, fused", "5"],
+    ]  # fmt: skip
+    assert {row[6] for row in body} == {"–"} and body[3][2] == body[1][2]
+
+
 def test_no_results_yet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `dvc repro` first"):
         report.rows(tmp_path, ["test"])

@@ -65,6 +65,9 @@ def test_the_default_is_the_profile_pyapi() -> None:
         ({"teacher__api__extra_body": {"stream": True}}, "teacher.api: extra_body must not set stream"),
         ({"teacher__api__base_url": "https://user:password@host/v1"}, "teacher.api.base_url"),
         ({"student__sha256": None}, "sha256 must be set"),
+        ({"feedback__retriever": "dense"}, "dense.encoder must be set where feedback.retriever is dense"),
+        ({"dense__expansion": "fuse"}, "dense.expansion"),
+        ({"dense__encoder": "x", "index__prebuilt": "y"}, "dense.index must name a prebuilt index"),
     ],
 )
 def test_errors_name_the_key(tmp_path: Path, changes: dict[str, Any], named: str) -> None:

@@ -37,7 +37,7 @@ def parents(project: Path) -> dict[str, Any]:
 
 def test_repro_runs_every_stage_once(project: Path, reproduced: str) -> None:
     assert sorted(stages_run(reproduced)) == sorted([
-        "collection", "index", "exemplars", "teach@zero_shot", "teach@few_shot", "student", "sft", "sample", "feedback",
+        "collection", "index", "embed", "exemplars", "teach@zero_shot", "teach@few_shot", "student", "sft", "sample", "feedback",
         "pairs", "dpo", "expand@base", "expand@sft", "expand@dpo", "retrieve", "evaluate",
         "cost@base", "cost@sft", "cost@dpo", "summary", "report",
     ])  # fmt: skip
@@ -241,6 +241,34 @@ def test_show(project: Path, reproduced: str) -> None:
 def test_pictures(project: Path, reproduced: str) -> None:
     assert "docs/pictures/test.svg" in run(project, "qedistill", "pictures")
     assert (project / "docs/pictures/test.svg").read_text().count("<svg") == 1
+
+
+def test_dense_retrieval_beside_sparse(project: Path, reproduced: str) -> None:
+    def figures(split: str, system: str) -> dict[str, Any]:
+        return json.loads((project / f"metrics/evaluate/{split}/{system}.json").read_text())
+
+    assert json.loads((project / "metrics/embed.json").read_text())["documents"] == 0
+    assert {path.name for path in (project / "runs").iterdir()} == {"validation", "test"}
+    sparse = (project / "runs/test/teacher-few-shot.trec").read_text()
+    scores = [json.loads(line)["ndcg@10"] for line in (project / "data/feedback.jsonl").read_text().splitlines()]
+    output = run(
+        project, "dvc", "exp", "run", "--name", "dense", "-S", "dense.encoder=encoder", "-S", "dense.index=hnsw",
+        "-S", "dense.expansion=mean", "-S", "feedback.retriever=dense",
+    )  # fmt: skip
+    assert {"embed", "feedback", "retrieve", "evaluate"} <= set(stages_run(output))
+    assert not {"index", "exemplars", "sft", "sample"} & set(stages_run(output))
+    assert json.loads((project / "metrics/embed.json").read_text())["documents"] == 52
+    assert (project / "runs/test/teacher-few-shot.trec").read_text() == sparse
+    # The teacher names all characters of the one relevant document, in its order.
+    assert figures("test.dense", "teacher-few-shot")["ndcg@10"] > figures("test.dense", "query")["ndcg@10"]
+    assert figures("test.fused", "dpo")["vs_teacher"]["difference"] <= 0
+    assert not (project / "metrics/evaluate/test.dense/rm3.json").exists()
+    by_dense = [json.loads(line)["ndcg@10"] for line in (project / "data/feedback.jsonl").read_text().splitlines()]
+    assert len(by_dense) == len(scores) and by_dense != scores
+    table = run(project, "qedistill", "table")
+    assert "teacher, few-shot, dense" in table and "original query, fused" in table
+    assert "nDCG_10 of DPO on test.dense" in parents(project)["dense"].data.metrics
+    run(project, "git", "checkout", "-q", ".")
 
 
 def test_a_temporary_copy_logs_to_the_root_too(project: Path, reproduced: str) -> None:

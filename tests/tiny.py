@@ -54,3 +54,27 @@ def make_tiny_student(folder: Path, template: str | None = TEMPLATE, seed: int =
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_encoder(
+    folder: Path, vectors: dict[str, list[float]], prompts: dict[str, str] | None = None, similarity: str = "cosine"
+) -> Path:
+    """Write a sentence-transformers encoder whose vector of a text is the mean of the vectors of its words, or of its
+    characters where those are the keys; unknown ones count as zeros. Returns the folder."""
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    characters = all(len(word) == 1 for word in vectors)
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(["?", *vectors])}, unk_token="?"))
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Split(Regex("."), "isolated") if characters else pre_tokenizers.WhitespaceSplit()
+    )
+    rows = list(vectors.values())
+    weights = np.array([[0.0] * len(rows[0]), *rows], np.float32)
+    module = StaticEmbedding(tokenizer, embedding_weights=weights)
+    SentenceTransformer(modules=[module], prompts=prompts, similarity_fn_name=similarity, device="cpu").save(
+        str(folder)
+    )
+    return folder

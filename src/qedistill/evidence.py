@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qedistill import measures
+from qedistill import measures, text
 from qedistill.evaluation import STUDENTS, SYSTEMS, TEACHERS
 from qedistill.layout import EXPANSIONS, RUNS, TEACHER, qrels, queries
-from qedistill.text import Qrels, Queries, Run, read_jsonl, read_qrels, read_queries, read_run
+from qedistill.text import Qrels, Queries, Run, read_qrels, read_queries, read_run
 
 TOP = 10
 
@@ -54,7 +54,7 @@ def read_test_set(name: str, split: str) -> TestSet:
     ndcg = {system: measures.score(judged, run, (measures.NDCG,))[measures.NDCG] for system, run in first.items()}
     return TestSet(
         name,
-        {query_id: text for query_id, text in read_queries(queries(split)).items() if query_id in judged},
+        {i: query for i, query in read_queries(queries(split)).items() if i in judged},
         judged,
         {
             system: {i: {doc_id: int(-score) for doc_id, score in scores.items()} for i, scores in run.items()}
@@ -68,12 +68,8 @@ def read_expansions() -> dict[str, dict[str, list[str]]]:
     """system → query id → the samples that were searched with; of a teacher the first alone."""
     sources = {model: EXPANSIONS / f"{model}.jsonl" for model in STUDENTS}
     sources |= {system: TEACHER / f"{style}.jsonl" for style, system in TEACHERS.items()}
-    expansions: dict[str, dict[str, list[str]]] = {}
-    for system, path in sources.items():
-        if not path.exists():
-            continue
-        expansions[system] = {}
-        for record in read_jsonl(path):
-            if system in STUDENTS or record["sample"] == 0:
-                expansions[system].setdefault(record["query_id"], []).append(record["text"])
-    return expansions
+    return {
+        system: text.read_expansions(path, None if system in STUDENTS else 1)
+        for system, path in sources.items()
+        if path.exists()
+    }

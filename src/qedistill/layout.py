@@ -6,6 +6,7 @@ from pathlib import Path
 COLLECTION = Path("data/collection")  # corpus.jsonl, queries/<split>.tsv, qrels/<split>.txt
 EXEMPLARS = Path("data/exemplars.json")
 INDEX = Path("data/index")
+DENSE = Path("data/dense")  # a FAISS index and its document ids, where there is dense retrieval
 TEACHER = Path("data/teacher")  # <style>.jsonl
 SAMPLES = Path("data/samples.jsonl")  # of the SFT student, for feedback
 FEEDBACK = Path("data/feedback.jsonl")
@@ -13,12 +14,20 @@ PAIRS = Path("data/pairs")  # <train, validation>.jsonl
 EXPANSIONS = Path("data/expansions")  # <model>.jsonl
 MODELS = Path("models")  # base; adapters sft, dpo
 CHECKPOINTS = Path("checkpoints")  # what a killed training goes on from; no DVC output
-RUNS = Path("runs")  # <split>/<system>.trec
+RUNS = Path("runs")  # <part>/<system>.trec
 METRICS = Path("metrics")
 PLOTS = Path("plots")
 SUMMARY = METRICS / "summary.json"  # what `dvc exp show` and `dvc metrics diff` show
 TABLE = Path("report/results.md")
 REPORT = Path("report/report.html")
+
+
+RETRIEVERS = ("sparse", "dense", "fused")
+
+
+def part(split: str, retriever: str) -> str:
+    """What a retriever's runs and figures on a split are called: the split alone for sparse retrieval."""
+    return split if retriever == "sparse" else f"{split}.{retriever}"
 
 
 def queries(split: str) -> Path:

@@ -78,6 +78,26 @@ class Retrieval(Group):
     combine: Literal["concatenate", "fuse"]
 
 
+class Hnsw(Group):
+    m: Annotated[int, Field(ge=2)]
+    ef_construction: Positive
+    ef_search: Positive
+
+
+class Dense(Group):
+    encoder: str | None = Field(min_length=1)
+    index: str = Field(min_length=1)
+    hnsw: Hnsw
+    expansion: Literal["concatenate", "mean"]
+    query_prefix: str | None
+    batch_size: Positive
+
+    @property
+    def builds(self) -> bool:
+        """Whether the index is made here, rather than downloaded."""
+        return self.index in ("exact", "hnsw")
+
+
 class Exemplars(Group):
     k: Positive
     choose: Literal["ids", "random", "diverse", "similar"]
@@ -208,6 +228,7 @@ class Sft(Training):
 
 
 class Feedback(Group):
+    retriever: Literal["sparse", "dense"]
     query_weight: Positive
     samples: int = Field(ge=0)
     temperature: float = Field(gt=0, le=5)
@@ -257,6 +278,7 @@ class Params(Group):
     collection: Collection
     index: Index
     retrieval: Retrieval
+    dense: Dense
     teacher: Teacher
     student: Student
     generation: Generation
@@ -269,6 +291,16 @@ class Params(Group):
     cost: Cost
     report: Report
     tracking: Tracking
+
+    @model_validator(mode="after")
+    def _encoded(self) -> "Params":
+        if self.feedback.retriever == "dense" and self.dense.encoder is None:
+            raise ValueError("dense.encoder must be set where feedback.retriever is dense")
+        if self.dense.encoder and self.dense.builds and self.index.prebuilt:
+            raise ValueError(
+                "dense.index must name a prebuilt index where index.prebuilt does: no document is read then"
+            )
+        return self
 
     @model_validator(mode="after")
     def _others(self) -> "Params":

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from qedistill.errors import UserError
 from qedistill.evaluation import SYSTEMS, Difference
+from qedistill.layout import RETRIEVERS, part
 from qedistill.text import atomic, read_json
 
 NAMES = {
-    "query": "original query (BM25)",
+    "query": "original query",
     "rm3": "RM3",
     "rocchio": "Rocchio",
     "base": "student, base",
@@ -27,15 +28,16 @@ MARKS = "<!-- results -->", "<!-- /results -->"
 
 
 def read_results(metrics: Path, tests: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """test set → system → its figures, in the order of tables.
+    """test set (`<test>.dense` and `<test>.fused` where there is dense retrieval) → system → its figures, in the order
+    of tables.
 
     Raises:
         UserError: the evaluate stage has not run.
     """
     folder = metrics / "evaluate"
     results = {
-        test: {name: read_json(path) for name in SYSTEMS if (path := folder / test / f"{name}.json").exists()}
-        for test in tests
+        name: {system: read_json(path) for system in SYSTEMS if (path := folder / name / f"{system}.json").exists()}
+        for name in (part(test, retriever) for retriever in RETRIEVERS for test in tests)
     }
     if not any(results.values()):
         raise UserError(f"{folder}: no results; run `dvc repro` first")
@@ -43,9 +45,9 @@ def read_results(metrics: Path, tests: list[str]) -> dict[str, dict[str, dict[st
 
 
 def rows(metrics: Path, tests: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the results table: a row a system, for each test set nDCG@10 with its 95 % interval, the
-    paired test against the original query, retention and the share of the teacher's gain that is kept; then what an
-    expansion costs."""
+    """Header and rows of the results table: a row a system and retriever, for each test set nDCG@10 with its 95 %
+    interval, the paired test against the original query, retention and the share of the teacher's gain that is kept, all
+    within the retriever; then what an expansion costs."""
     results = read_results(metrics, tests)
     header = ["system", "query ×"]
     for test in tests:
@@ -53,16 +55,23 @@ def rows(metrics: Path, tests: list[str]) -> tuple[list[str], list[list[str]]]:
     header += ["tokens a query"]
     weights = read_json(metrics / "retrieve.json").get("query_weight", {})
     body: list[list[str]] = []
-    for name in SYSTEMS:
-        if not any(name in results[test] for test in tests):
+    for retriever, name in ((r, s) for r in RETRIEVERS for s in SYSTEMS):
+        figures = [results[part(test, retriever)].get(name) for test in tests]
+        if not any(figures):
             continue
-        row = [NAMES[name], str(weights.get(name, "–"))]
-        for test in tests:
-            row += _cells(results[test].get(name))
+        row = [_title(name, retriever), "–" if retriever == "dense" else str(weights.get(name, "–"))]
+        for values in figures:
+            row += _cells(values)
         cost = metrics / f"expand@{name}.json"
         row.append(f"{read_json(cost)['tokens_per_query']:.0f}" if cost.exists() else "–")
         body.append(row)
     return header, body
+
+
+def _title(system: str, retriever: str) -> str:
+    if retriever == "sparse":
+        return NAMES[system] + (" (BM25)" if system == "query" else "")
+    return f"{NAMES[system]}, {retriever}"
 
 
 def _cells(figures: dict[str, Any] | None) -> list[str]:

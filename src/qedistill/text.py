@@ -184,6 +184,15 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
             )
 
 
+def read_expansions(path: str | Path, samples: int | None = None) -> dict[str, list[str]]:
+    """query id → the texts of its expansion in the order of a JSON Lines file: the first `samples`, or all."""
+    found: dict[str, list[str]] = {}
+    for record in read_jsonl(path):
+        if samples is None or record["sample"] < samples:
+            found.setdefault(record["query_id"], []).append(record["text"])
+    return found
+
+
 def cut_words(text: str, words: int | None) -> str:
     """The first `words` words of a text, as `count_words` counts them; all of it for None."""
     if words is None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import ranx
 
 from qedistill.params import Retrieval
+from qedistill.progress import track
 from qedistill.retrieval.lucene import Searcher
 from qedistill.text import Queries, Run
 
@@ -42,6 +43,14 @@ def search_expanded(
     alone = {f"{n} {i}": combine(queries[i], text, weight) for i in queries for n, text in enumerate(expansions[i])}
     found = searcher.search(alone, max(depth, FUSED_DEPTH))
     return {i: _fuse([found[f"{n} {i}"] for n in range(len(expansions[i]))], depth) for i in queries}
+
+
+def fuse(runs: Sequence[Run], depth: int) -> Run:
+    """Runs over the same queries, as of several retrievers, fused by reciprocal rank and cut to a depth.
+
+    Source: Cormack et al. 2009, Reciprocal Rank Fusion Outperforms Condorcet, SIGIR (with its constant of 60).
+    """
+    return {i: _fuse([run[i] for run in runs], depth) for i in track(runs[0], "Fusing", len(runs[0]))}
 
 
 def _fuse(runs: Sequence[dict[str, float]], depth: int) -> dict[str, float]:

@@ -45,7 +45,7 @@ def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: 
     indexer.writer.getConfig().setRAMBufferSizeMB(INDEX_BUFFER)
     given = 0
     try:
-        for batch in _batches(_anserini_json(documents), INDEX_BATCH):
+        for batch in batches(_anserini_json(documents), INDEX_BATCH):
             given += len(batch)
             indexer.addRawDocuments(batch)
     finally:
@@ -102,8 +102,7 @@ class Searcher:
         # Rocchio learns from the ranking as deep as asked for, so it must be deep enough.
         hits = max(depth, feedback.fb_docs) if feedback else depth
         run: Run = {}
-        batches = list(_batches(queries.items(), SEARCH_BATCH))
-        for batch in track(batches, "Searching"):
+        for batch in track(list(batches(queries.items(), SEARCH_BATCH)), "Searching"):
             ids, texts = _java_list(i for i, _ in batch), _java_list(text for _, text in batch)
             found = json.loads(self._json.writeValueAsString(self._java.batch_search(texts, ids, hits, THREADS)))
             run |= {i: _apart({hit["docid"]: hit["score"] for hit in found[i][:depth]}) for i, _ in batch}
@@ -175,7 +174,8 @@ def _anserini_json(documents: Iterable[Mapping[str, str]]) -> Iterator[str]:
             yield json.dumps({"id": document["doc_id"], "contents": contents})
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of a size; the last may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
