@@ -120,7 +120,7 @@ def test_kill_9_at_any_moment_loses_nothing(start: Start, path: Path) -> None:
 
 
 def test_two_processes_share_the_work(start: Start, path: Path) -> None:
-    port, log = start(faults={})
+    port, log = start(faults={}, latency=0.4)  # long enough for both to be at it on a busy machine
     both = [asker(path, port, 300) for _ in range(2)]
     results = [json.loads(process.communicate(timeout=120)[0]) for process in both]
     assert [result["answers"] for result in results] == [300, 300]

@@ -1,5 +1,6 @@
 """Measures against pytrec_eval, comparisons by hand, and the results table."""
 
+import json
 import random
 from pathlib import Path
 
@@ -126,6 +127,10 @@ def test_the_table(tmp_path: Path) -> None:
         "teacher, few-shot",
     ]
     assert body[2][1] == "5" and body[2][-1] == "32" and body[2][3] == "<0.001"
+    _, gained = report.gains(tmp_path, ["test"])
+    figures = json.loads((tmp_path / "evaluate/test/dpo.json").read_text())["vs_query"]
+    assert [row[0] for row in gained] == ["SFT − query", "DPO − query", "DPO − SFT"]
+    assert gained[1][1] == f"+{figures['difference']:.3f} [+{figures['low']:.3f}, +{figures['high']:.3f}], p <0.001"
     markdown = report.to_markdown(header, body)
     assert len({line.count("|") for line in markdown.splitlines()}) == 1
 

@@ -65,7 +65,8 @@ def table(write: Path | None) -> None:
     tests = list(load_params().collection.tests)
     header, body = report.rows(METRICS, tests)
     if write:
-        report.insert(write, report.to_markdown(header, body))
+        tables = report.to_markdown(header, body), report.to_markdown(*report.gains(METRICS, tests))
+        report.insert(write, "\n\n".join(tables))
     else:
         report.show(header, body)
 

@@ -88,6 +88,23 @@ def _cells(figures: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def gains(metrics: Path, tests: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what training gains on each test set: nDCG@10 of SFT and DPO less the original query's, and of
+    DPO less SFT's, each with its 95 % interval and p."""
+    results = read_results(metrics, tests)
+    wanted = {"SFT − query": ("sft", "vs_query"), "DPO − query": ("dpo", "vs_query"), "DPO − SFT": ("dpo", "vs_sft")}
+    body = []
+    for name, (system, other) in wanted.items():
+        found = [results[test].get(system, {}).get(other) for test in tests]
+        body.append([name, *(_gain(difference) if difference else "–" for difference in found)])
+    return ["gain in nDCG@10 [95 %]", *tests], body
+
+
+def _gain(difference: dict[str, float]) -> str:
+    value, low, high = (difference[key] for key in ("difference", "low", "high"))
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}], p {p_value(difference['p'])}".replace("-", "−")
+
+
 def p_value(p: float) -> str:
     """A p-value as tables show it."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
