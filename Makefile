@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+# Columns of `dvc exp show` that are neither the headline (metrics/summary.json) nor params.
+KEYS := (collection|retrieval|generation|sft|dpo|pairs|evaluation|(teacher|student|feedback)\.(?!candidates|ndcg|best|baseline|beat))
+OTHERS := ^(?!(Experiment|rev|typ|Created|parent|State|Executor|seed)$$|.* of |$(KEYS))
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help repro test lint table report pictures experiments ui ablation benchmark clean
@@ -24,7 +27,7 @@ table: $(INSTALLED) ## put the results of the last run into README.md
 	qedistill table --write README.md
 
 experiments: $(INSTALLED) ## compare DVC's experiments: the headline figures and the params that differ
-	dvc exp show --only-changed --drop '.*' --keep ' of |^(seed$$|sft|dpo|pairs|generation|feedback|retrieval|evaluation)'
+	@dvc exp show --only-changed --drop '$(OTHERS)'
 
 report: $(INSTALLED) ## run the pipeline as far as it is not up to date, up to report/report.html
 	dvc repro report
