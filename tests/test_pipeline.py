@@ -119,7 +119,7 @@ def test_an_experiment_runs_only_what_beta_changes(project: Path, half: str) -> 
     changed = json.loads(run(project, "dvc", "params", "diff", "--json"))
     assert changed == {"params.yaml": {"dpo.beta": {"old": 0.1, "new": 0.5, "diff": 0.4}}}
     # Sentences, and no more than fit a screen.
-    figures = json.loads(run(project, "dvc", "metrics", "diff", "--all", "--json", "metrics/summary.json"))
+    figures = json.loads(run(project, "dvc", "metrics", "diff", "--all", "--json", "--targets", "metrics/summary.json"))
     assert list(figures) == ["metrics/summary.json"]
     assert set(figures["metrics/summary.json"]) == {
         "nDCG@10 of DPO on validation", "nDCG@10 of DPO on test", "nDCG@10 of SFT on test", "reward margin of DPO",

@@ -17,7 +17,7 @@ CHECKPOINTS = Path("checkpoints")  # what a killed training goes on from; no DVC
 RUNS = Path("runs")  # <part>/<system>.trec
 METRICS = Path("metrics")
 PLOTS = Path("plots")
-SUMMARY = METRICS / "summary.json"  # what `dvc exp show` and `dvc metrics diff` show
+SUMMARY = METRICS / "summary.json"  # the headline, by which experiments are compared
 TABLE = Path("report/results.md")
 REPORT = Path("report/report.html")
 
