@@ -107,6 +107,27 @@ def test_dvc_shows_metrics_and_plots(project: Path, reproduced: str) -> None:
         assert title in page
 
 
+def test_queries_and_student_are_in_mlflow(project: Path, reproduced: str) -> None:
+    client = store(project)
+    (base,) = [r for r in parents(project).values() if "dvc.experiment" not in r.data.tags]
+    table = json.loads((project / f"mlartifacts/{base.info.run_id}/artifacts/queries.json").read_text())
+    assert len(table["data"]) == 4 + 2 and table["columns"][:2] == ["text", "dpo"]
+    assert {"query_id", "split", "query", "teacher-few-shot", "difference"} <= set(table["columns"])
+    plotted = (project / "plots/queries.csv").read_text().splitlines()
+    assert plotted[0] == "rank,query_id,split,query,dpo,difference" and len(plotted) == 1 + 6
+    names = {file.path for file in client.list_artifacts(base.info.run_id)}
+    assert names == {"metrics", "queries.json", "report.html", "results.md", "runs-top-100.zip"}
+
+    (version,) = [v for v in client.search_model_versions("name = 'qedistill-student'") if v.run_id == base.info.run_id]
+    assert "dvc.md5" in version.tags and "# qedistill-student: dpo" in version.description
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert {"nDCG_10 of DPO on test", "tokens a query of DPO"} <= {metric.key for metric in model.metrics}
+    (adapter,) = project.glob(f"mlartifacts/**/{model.model_id}/**/adapter_model.safetensors")
+    assert adapter.read_bytes() == (project / "models/dpo/adapter_model.safetensors").read_bytes()
+    card = (adapter.parent / "README.md").read_text()
+    assert "teacher, few-shot" in card and str(project) not in card
+
+
 @pytest.fixture(scope="module")
 def half(project: Path, reproduced: str) -> str:
     """What an experiment with another beta prints; the workspace holds its results at first."""
@@ -135,27 +156,6 @@ def test_an_experiment_runs_only_what_beta_changes(project: Path, half: str) -> 
     assert {key.replace("@", "_"): value for key, value in summary.items()}.items() <= other.data.metrics.items()
     assert base.data.metrics.keys() == other.data.metrics.keys() > {"sft/loss", "dpo/rewards/margins"}
     assert (other.data.tags["changes"], other.data.tags["test_sets"]) == ("dpo.beta=0.5", "test")
-
-
-def test_queries_and_student_are_in_mlflow(project: Path, reproduced: str) -> None:
-    client = store(project)
-    (base,) = [r for r in parents(project).values() if "dvc.experiment" not in r.data.tags]
-    table = json.loads((project / f"mlartifacts/{base.info.run_id}/artifacts/queries.json").read_text())
-    assert len(table["data"]) == 4 + 2 and table["columns"][:2] == ["text", "dpo"]
-    assert {"query_id", "split", "query", "teacher-few-shot", "difference"} <= set(table["columns"])
-    plotted = (project / "plots/queries.csv").read_text().splitlines()
-    assert plotted[0] == "rank,query_id,split,query,dpo,difference" and len(plotted) == 1 + 6
-    names = {file.path for file in client.list_artifacts(base.info.run_id)}
-    assert names == {"metrics", "queries.json", "report.html", "results.md", "runs-top-100.zip"}
-
-    (version,) = [v for v in client.search_model_versions("name = 'qedistill-student'") if v.run_id == base.info.run_id]
-    assert "dvc.md5" in version.tags and "# qedistill-student: dpo" in version.description
-    model = client.get_logged_model(version.source.removeprefix("models:/"))
-    assert {"nDCG_10 of DPO on test", "tokens a query of DPO"} <= {metric.key for metric in model.metrics}
-    (adapter,) = project.glob(f"mlartifacts/**/{model.model_id}/**/adapter_model.safetensors")
-    assert adapter.read_bytes() == (project / "models/dpo/adapter_model.safetensors").read_bytes()
-    card = (adapter.parent / "README.md").read_text()
-    assert "teacher, few-shot" in card and str(project) not in card
 
 
 def test_timing_is_an_input_of_the_summary_alone(project: Path, reproduced: str) -> None:
