@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from clone import run
 
 pytestmark = pytest.mark.slow
@@ -35,6 +36,10 @@ def clone(project: Path, folder: Path, shared_cache: bool) -> Path:
     return folder
 
 
+def stages_in(lock: str) -> int:
+    return len(yaml.safe_load(lock)["stages"])
+
+
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_a_clone_pulls_and_has_nothing_to_run(
     project: Path, reproduced: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -51,7 +56,10 @@ def test_a_clone_pulls_and_has_nothing_to_run(
     assert "files pushed" in run(ours, "dvc", "push", "--run-cache")
     run(theirs, "dvc", "pull", "--run-cache")
     output = run(theirs, "dvc", "repro")
-    assert output.count("didn't change, skipping") == 16 and "Running stage" not in output
+    assert (
+        output.count("didn't change, skipping") == stages_in((theirs / "dvc.lock").read_text())
+        and "Running stage" not in output
+    )
     assert run(theirs, "git", "status", "--short") == ""
 
 
@@ -62,5 +70,5 @@ def test_a_common_cache_has_what_another_clone_ran(project: Path, reproduced: st
     (folder / "dvc.lock").unlink()
     shutil.rmtree(folder / "metrics")
     output = run(folder, "dvc", "repro")
-    assert output.count("is cached - skipping run") == 16 and "Running stage" not in output
+    assert output.count("is cached - skipping run") == stages_in(lock) and "Running stage" not in output
     assert (folder / "dvc.lock").read_text() == lock and run(folder, "git", "status", "--short") == ""
