@@ -39,6 +39,25 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
     return output
 
 
+def run_stages(folder: Path, *stages: str) -> str:
+    """What stages ("retrieve --system=query") print, run in this order by one process, which imports and starts Java once.
+
+    `dvc repro` starts a process for each, as test_pipeline does; a whole pipeline takes it minutes.
+    """
+    script = (
+        "import runpy, sys\n"
+        "for stage in sys.argv[1:]:\n"
+        "    name, *options = stage.split()\n"
+        "    sys.argv = [f'stages/{name}.py', *options]\n"
+        "    try:\n"
+        "        runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "    except SystemExit as end:\n"
+        "        if end.code:\n"
+        "            raise\n"
+    )
+    return run(folder, "env", "PYTHONPATH=src", "python", "-c", script, *stages)
+
+
 def make_collection(folder: Path) -> None:
     docs = [{"_id": f"d{i}", "title": "", "text": f"{words}。第{i}篇"} for i, words in enumerate(TOPICS.values())]
     docs += [{"_id": f"other{i}", "title": "", "text": f"无关的文字 编号{i}"} for i in range(40)]

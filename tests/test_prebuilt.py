@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ir_datasets
 import pytest
-from clone import TOPICS, copy_project, run
+from clone import TOPICS, copy_project, run, run_stages
 
 from qedistill.errors import UserError
 from qedistill.params import Params, load_params
@@ -156,14 +156,11 @@ def test_miracl_runs_on_a_small_copy(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "ir_datasets"))
     project = tmp_path / "project"
     run(project, "qedistill", "use", "miracl-zh")
-    for stage in ("collection", "index", "exemplars"):
-        run(project, "env", "PYTHONPATH=src", "python", f"stages/{stage}.py")
+    run_stages(project, "collection", "index", "exemplars")
     chosen = json.loads((project / "data/exemplars.json").read_text())["*"]
     assert len(chosen) == 4 and all(e["passage"].startswith("题目") and ": " in e["passage"] for e in chosen)
     assert (project / "data/collection/corpus.jsonl").read_text() == ""
-    systems = [f"--system={name}" for name in ("query", "rm3", "rocchio")]
-    run(project, "env", "PYTHONPATH=src", "python", "stages/retrieve.py", *systems)
-    output = run(project, "env", "PYTHONPATH=src", "python", "stages/evaluate.py")
+    output = run_stages(project, "retrieve --system=query --system=rm3 --system=rocchio", "evaluate")
     figures = json.loads((project / "metrics/evaluate/miracl-zh/query.json").read_text())
     assert figures["published"] == 0.1801
     assert "WARNING: not as published" in output and "published 0.1801" in output
