@@ -72,6 +72,26 @@ def table(write: Path | None) -> None:
 
 
 @main.command()
+@click.option(
+    "--write",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Put it into this Markdown file instead.",
+)
+def paper(write: Path | None) -> None:
+    """Print the paper's nDCG@10 on its test sets, and that of the last `dvc repro` where it ran on them.
+
+    In a file, test sets that the last run does not have keep the figures of an earlier one.
+    """
+    from qedistill.paper import HEADER, rows
+
+    body = rows(METRICS, load_params(), write.read_text(encoding="utf-8") if write else "")
+    if write:
+        report.insert(write, report.to_markdown(HEADER, body))
+    else:
+        report.wide_table("nDCG@10 × 100 [95 %]", HEADER, body)
+
+
+@main.command()
 @click.argument("first")
 @click.argument("second", default="workspace")
 def compare(first: str, second: str) -> None:
