@@ -1,6 +1,7 @@
 """Plans against the real registries, against what transformers and PEFT count, and by hand; nothing may use the network."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -163,7 +165,7 @@ def test_ms_marco_by_the_registries(project: Path, monkeypatch: pytest.MonkeyPat
     assert sizes["msmarco-passage/train/judged: queries, judgments"] == 18_882_551 + 10_589_532
     assert sizes["index msmarco-v1-passage, 8,841,823 documents"] == 2_170_758_745
     assert sizes["index msmarco-v2-passage, 138,364,198 documents"] == 38_808_093_637
-    assert sizes["student Qwen/Qwen3-4B"] == 2 * 4_022_468_096
+    assert sizes["student.model Qwen/Qwen3-4B"] == 2 * 4_022_468_096
     # Test queries once, others four times; the four exemplars are not asked in the few-shot style.
     assert {style: calls.asked for style, calls in plan.calls.items()} == {"zero_shot": 8150, "few_shot": 8134}
     zero, few = plan.calls["zero_shot"], plan.calls["few_shot"]
@@ -295,7 +297,7 @@ def test_a_folder_of_ones_own_with_a_local_teacher(project: Path) -> None:
     plan = make_plan(params, raw, project, project / "ledger.db", GPU)
     assert plan.exact and plan.queries == {"train": 7, "validation": 2, "t": 5} and not plan.missing
     assert {style: (c.asked, c.cost) for style, c in plan.calls.items()} == {"zero_shot": (23, 0), "few_shot": (15, 0)}
-    assert next(load.what for load in plan.loads) == "teacher Qwen/Qwen3-4B"
+    assert next(load.what for load in plan.loads) == "teacher.model Qwen/Qwen3-4B"
     # 36 layers of 8 heads of 128 keys and as many values, in two bytes.
     assert plan.memory["teach"]["keys and values"] == 3 * plan.calls["few_shot"].longest * 36 * 8 * 128 * 2 * 2
     small = make_plan(params, raw, project, project / "ledger.db", dataclasses.replace(GPU, memory=8e9))
@@ -373,6 +375,64 @@ def test_hours_by_hand() -> None:
     assert estimate_hours(plan, limited, TOY)["teach"] == pytest.approx(1600 / 10 / 60)
 
 
+def test_processes_share_the_batch_and_where_split_the_model(project: Path) -> None:
+    shutil.copytree(ROOT / "accelerate", project / "accelerate")
+    weights = 4_022_468_096 * 2
+
+    def planned(strategy: str, device: Device = GPU) -> Plan:
+        launch = {"launcher": "accelerate", "config": f"accelerate/{strategy}.yaml", "processes": 4}
+        params, raw = changed(**MSMARCO, training=launch)
+        return make_plan(params, raw, project, project / "ledger.db", device)
+
+    alone = make_plan(*changed(**MSMARCO), project, project / "ledger.db", GPU)
+    ddp, fsdp, zero = (planned(strategy) for strategy in ("ddp", "fsdp", "deepspeed"))
+    assert alone.memory["sft"]["weights"] == ddp.memory["sft"]["weights"] == weights
+    assert ddp.memory["sft"]["activations"] == alone.memory["sft"]["activations"] / 4
+    assert fsdp.memory["sft"]["weights"] == pytest.approx(weights / 4 + weights / 36)
+    assert fsdp.memory["sft"]["adapters and Adam"] == ddp.memory["sft"]["adapters and Adam"] / 4
+    assert fsdp.memory["dpo"]["weights"] == weights > zero.memory["dpo"]["weights"]
+    assert ddp.hours["sft"] == alone.hours["sft"] / 4 and ddp.hours["expand"] == alone.hours["expand"]
+    two = planned("ddp", dataclasses.replace(GPU, count=2))
+    assert "GPU: training.processes is 4, of a GPU there are 2 here" in two.missing
+    assert any(s == "training.config: accelerate/none.yaml does not exist" for s in planned("none").missing)
+
+
+def test_a_prebuilt_dense_index(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = {"encoder": "BAAI/bge-base-en-v1.5", "index": "msmarco-v1-passage.bge-base-en-v1.5"}
+    params, raw = changed(**MSMARCO, dense=dense)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9))
+    plan = make_plan(params, raw, project, project / "ledger.db", GPU)
+    sizes = {load.what: load.size for load in plan.loads}
+    assert sizes["dense.encoder BAAI/bge-base-en-v1.5"] == 4 * 109_482_240
+    downloaded = sizes["dense index msmarco-v1-passage.bge-base-en-v1.5, 8,841,823 documents"]
+    # An archive of as many vectors of 768 numbers of four bytes.
+    assert downloaded == pytest.approx(8_841_823 * 768 * 4, rel=0.1)
+    assert any(s.startswith("memory: retrieve holds 2") and "16.0 GB" in s for s in plan.missing)
+    unknown, raw = changed(**MSMARCO, dense=dense | {"index": "no-such"})
+    plan = make_plan(unknown, raw, project, project / "ledger.db", GPU)
+    assert "dense.index: pyserini knows no FAISS index 'no-such'" in plan.missing
+
+
+def test_a_dense_index_of_ones_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "encoder").mkdir()
+    (project / "encoder/config.json").write_text('{"hidden_size": 64}', encoding="utf-8")
+    (project / "encoder/model.safetensors").write_bytes(bytes(4000))
+    (project / "mine").mkdir()
+    (project / "mine/corpus.jsonl").write_text("{}\n" * 10, encoding="utf-8")
+    params, _ = changed(collection={"source": "beir", "path": "mine"}, dense={"encoder": "encoder", "index": "hnsw"})
+    encoder = here.find_encoder("encoder")
+    assert encoder == here.Encoder(1000, 64)
+    assert work.count_documents(params, made=False) == 10
+    assert here.vectors(params, 10, encoder) == 10 * 4 * (64 + 2 * params.dense.hnsw.m)
+    (load,) = here.dense_loads(params, {"embed": False}, 10)
+    assert load.disk == 2 * here.vectors(params, 10, encoder) and not load.there
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert [s.split(",")[0] for s in here.lacking_extra(params)] == [
+        "package faiss-cpu",
+        "package sentence-transformers",
+    ]
+
+
 def test_packages_and_java(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
     assert here.lacking_packages() == []
     wanted = ["no-such-package>=1", "click>=99", "pytest; extra == 'dev'", "numpy"]
@@ -388,7 +448,7 @@ def test_packages_and_java(monkeypatch: pytest.MonkeyPatch, project: Path) -> No
     monkeypatch.setattr("importlib.metadata.requires", lambda _: [])
     plan = make_plan(params, raw, project, project / "ledger.db", GPU)
     assert [s for s in plan.missing if "JAVA_HOME" in s] == ["JVM: JAVA_HOME is /none, no Java runtime"]
-    assert {load.what for load in plan.loads} >= {"student Qwen/Qwen3-4B"} and plan.calls and plan.memory
+    assert {load.what for load in plan.loads} >= {"student.model Qwen/Qwen3-4B"} and plan.calls and plan.memory
 
 
 def test_the_speed_that_was_measured(project: Path) -> None:

@@ -33,6 +33,7 @@ CORE = 100e9  # operations a second of a CPU core, in training and batched gener
 NETWORK = 12.5e6  # bytes a second: 100 Mbit/s
 ANSWER = 8.0  # seconds that an API takes
 SEARCHES = {True: 15.0, False: 300.0}  # a second, in a prebuilt index, of millions of documents, or in one of our own
+DOCUMENT = 128  # tokens that a dense encoder reads of a document
 BIG_CPU_MODEL = 1e9  # parameters, beyond which a CPU is no choice
 
 
@@ -43,6 +44,7 @@ class Device:
     Attributes:
         memory: in bytes, the GPU's or else the machine's.
         operations: a second.
+        count: GPUs of this kind; None: not known.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Device:
     operations: float
     width: int = 2  # bytes a number
     measured: bool = False  # the operations, in training
+    count: int | None = None
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -77,7 +80,7 @@ def find_device(gpu: str | None = None) -> Device:
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
         peak = next((speed for name, (speed, _) in GPUS.items() if name in found.name), OTHER_GPU)
-        return Device(found.name, True, found.total_memory, peak, width)
+        return Device(found.name, True, found.total_memory, peak, width, count=torch.cuda.device_count())
     cores = len(os.sched_getaffinity(0))
     return Device(
         f"the CPU ({cores} core{'s' if cores > 1 else ''})", False, psutil.virtual_memory().total, cores * CORE, width
@@ -102,7 +105,9 @@ class Plan:
     exact: bool = True
     loads: list[here.Load] = field(default_factory=list)
     calls: dict[str, work.Calls] = field(default_factory=dict)
+    processes: int = 1  # that train
     todo: work.Work | None = None
+    encoding: float = 0  # operations, of the documents by the dense encoder, at the most
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     hours: dict[str, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -133,7 +138,12 @@ def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, 
         ledger: of an API teacher's answers; may not exist.
     """
     plan = Plan(here.made_stages(root, raw), device)
-    plan.missing += here.lacking_packages() + here.lacking_files(params, plan.made)
+    plan.processes = 1 if params.training.launcher == "none" else params.training.processes
+    plan.missing += here.lacking_packages() + here.lacking_extra(params) + here.lacking_files(params, plan.made)
+    if device.count is not None and plan.processes > device.count:
+        plan.missing.append(
+            f"GPU: training.processes is {plan.processes}, of {device.name} there {_are(device.count)} here"
+        )
     shape = model.find_shape(params.student.model)
     if plan.made.get("student"):
         shape = shape or model.find_shape(str(root / MODELS / "base"))
@@ -152,6 +162,7 @@ def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, 
     attempt(lambda: plan.loads.extend(here.collection_loads(params, plan.made)))
     attempt(lambda: plan.loads.extend(here.index_loads(params)))
     attempt(lambda: plan.loads.extend(here.model_loads(params, plan.made, shape)))
+    attempt(lambda: _count_dense(plan, params))
     attempt(lambda: _count(plan, params, ledger, shape))
     plan.missing += here.lacking_disk(plan.loads)
     if unknown := [load.what for load in plan.loads if load.size is None and not load.there]:
@@ -165,6 +176,31 @@ def _measured(device: Device, metrics: Path, shape: model.Shape | None) -> Devic
         return device
     speed = read_json(metrics)["tokens_per_second"]
     return replace(device, operations=model.training_operations(shape, speed, device.gpu), measured=True)
+
+
+def _are(count: int) -> str:
+    return "is one" if count == 1 else f"are {count}"
+
+
+def _count_dense(plan: Plan, params: Params) -> None:
+    """Loads, memory and arithmetic of the dense retriever, where there is one."""
+    if params.dense.encoder is None:
+        return
+    documents = work.count_documents(params, plan.made.get("collection", False))
+    plan.loads += here.dense_loads(params, plan.made, documents)
+    encoder = here.find_encoder(params.dense.encoder)
+    if (size := here.vectors(params, documents, encoder)) is not None:
+        plan.memory["retrieve"] = {"vectors": size}
+        if size > (memory := psutil.virtual_memory().total):  # FAISS searches on the CPU, GPU or not
+            plan.missing.append(
+                f"memory: retrieve holds {size / 1e9:.1f} GB of vectors, this machine has {memory / 1e9:.1f} GB"
+            )
+    if not params.dense.builds:
+        return
+    if documents is None or encoder.parameters is None:
+        plan.notes.append("how long dense.encoder takes to encode the documents is not known")
+    else:
+        plan.encoding = 2 * encoder.parameters * documents * DOCUMENT
 
 
 def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None) -> None:
@@ -191,9 +227,12 @@ def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None) 
 def _weigh(plan: Plan, params: Params, shape: model.Shape, todo: work.Work) -> None:
     device, wanted = plan.device, params.generation
     length = todo.prompt_tokens + wanted.max_new_tokens
+    for stage, training, sequences in (("sft", params.sft, 1), ("dpo", params.dpo, 2)):
+        together = here.find_processes(params.training, stage)
+        plan.memory[stage] = model.training_memory(
+            shape, params.sft.lora, training, sequences, device.gpu, device.width, together
+        )
     plan.memory |= {
-        "sft": model.training_memory(shape, params.sft.lora, params.sft, 1, device.gpu, device.width),
-        "dpo": model.training_memory(shape, params.sft.lora, params.dpo, 2, device.gpu, device.width),
         "expand": model.generation_memory(shape, wanted.batch_size, length, device.gpu, device.width),
     }
 
@@ -212,6 +251,8 @@ def _judge_memory(plan: Plan, shape: model.Shape | None) -> None:
     """What of the memory there is not."""
     device = plan.device
     for stage, terms in plan.memory.items():
+        if stage == "retrieve":  # not on the device
+            continue
         if (needed := sum(terms.values())) > device.memory and not _all_made(plan, stage):
             most = max(terms, key=terms.__getitem__)
             plan.missing.append(
@@ -234,6 +275,10 @@ def estimate_hours(plan: Plan, params: Params, shape: model.Shape | None) -> dic
         return {}
     seconds = {"downloads": sum(load.size or 0 for load in plan.loads if not load.there) / NETWORK}
     train, generate = (share * plan.device.operations for share in plan.device.shares)
+    if plan.encoding:
+        seconds["embed"] = plan.encoding / train
+    # Processes of a CPU share its cores.
+    together = train * (plan.processes if plan.device.gpu else 1)
     tokens = sum(calls.usage.prompt_tokens + calls.usage.completion_tokens for calls in plan.calls.values())
     if params.teacher.generator == "local" and (teacher := model.find_shape(str(params.teacher.model))):
         seconds["teach"] = model.generation_operations(teacher, tokens) / generate
@@ -246,9 +291,9 @@ def estimate_hours(plan: Plan, params: Params, shape: model.Shape | None) -> dic
             60 * tokens / api.tokens_per_minute if api.tokens_per_minute else 0,
         )
     if shape is not None:
-        seconds["sft"] = model.training_operations(shape, todo.sft_tokens, plan.device.gpu) / train
+        seconds["sft"] = model.training_operations(shape, todo.sft_tokens, plan.device.gpu) / together
         seconds["sample"] = model.generation_operations(shape, todo.sample_tokens) / generate
-        seconds["dpo"] = model.training_operations(shape, todo.dpo_tokens, plan.device.gpu) / train
+        seconds["dpo"] = model.training_operations(shape, todo.dpo_tokens, plan.device.gpu) / together
         seconds["expand"] = model.generation_operations(shape, todo.expand_tokens) / generate
     rate = SEARCHES[params.index.prebuilt is not None]
     seconds["feedback"] = todo.feedback_searches / rate

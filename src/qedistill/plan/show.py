@@ -129,6 +129,8 @@ def _memory(plan: Plan) -> Table:
         parts = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in terms.items() if value)
         rows.append([stage, f"{sum(terms.values()) / 1e9:.1f} GB", most, parts])
     title = f"Memory at the most, on {plan.device.name} ({plan.device.memory / 1e9:.0f} GB)"
+    if plan.processes > 1:
+        title += f", training for each of {plan.processes} processes"
     return title, ["stage", "in all", "most of it", "terms, GB"], rows
 
 

@@ -11,10 +11,10 @@ from qedistill.generation.api import cost, estimate
 from qedistill.generation.ledger import Ledger
 from qedistill.generation.request import Request, Usage, tokens_in, tokens_of
 from qedistill.generation.teacher import read_requests
-from qedistill.layout import queries
+from qedistill.layout import METRICS, queries
 from qedistill.params import Collection, Params, Training
 from qedistill.prompts import STYLES, Exemplar
-from qedistill.text import read_qrels, read_queries
+from qedistill.text import read_json, read_qrels, read_queries
 from qedistill.training.data import student_prompt
 
 QUERY_WORDS = 8  # of a query not read yet
@@ -57,6 +57,20 @@ def _count(params: Collection, dataset: str) -> int:
     if count is None:
         raise UserError(f"collection: ir_datasets does not tell how many queries {dataset} has")
     return int(count)
+
+
+def count_documents(params: Params, made: bool) -> int | None:
+    """Documents of a collection that is indexed here; None: not known before the stage collection has run."""
+    wanted = params.collection
+    if params.index.prebuilt is not None:
+        return None
+    if made:
+        return int(read_json(METRICS / "collection.json")["documents"])
+    if wanted.source == "beir":
+        with (Path(wanted.path) / "corpus.jsonl").open(encoding="utf-8") as corpus:
+            return sum(1 for _ in corpus)
+    count = None if wanted.source == "pyapi" else load_dataset(wanted).metadata().get("docs", {}).get("count")
+    return None if count is None else int(count)
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def _load(encoder: str) -> "SentenceTransformer":
 
     logging.disable_progress_bar()  # of the weights, which load in a blink
     if encoder.startswith("package:"):
-        encoder = _in_package(encoder.removeprefix("package:"))
+        encoder = in_package(encoder.removeprefix("package:"))
     folder = Path(encoder).expanduser()
     try:
         if not folder.is_dir():  # SentenceTransformer would try for minutes to reach a hub that is out of reach
@@ -233,7 +233,7 @@ def _load(encoder: str) -> "SentenceTransformer":
         raise UserError(f"dense.encoder {encoder}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
 
 
-def _in_package(name: str) -> str:
+def in_package(name: str) -> str:
     """The folder of the one sentence-transformers model that an installed package carries."""
     try:
         package = metadata.distribution(name)
