@@ -20,7 +20,8 @@ from asker import VARIABLE, make_requests, teacher
 from fault_server import KEY, answer
 
 from qedistill.errors import UserError
-from qedistill.generation.api import _retry_after, ask, cost, estimate
+from qedistill.generation.api import ask, cost, estimate
+from qedistill.generation.client import _retry_after
 from qedistill.generation.ledger import Claim, Ledger
 from qedistill.generation.request import Answer, Request, Usage
 from qedistill.params import Prices
