@@ -1,7 +1,8 @@
 """Sample expansions of the training and validation queries from the SFT student, as candidates for pairs: data/samples.jsonl.
 
 Reads params `feedback.samples` (0: an empty file), `feedback.temperature`, `generation.max_new_tokens`,
-`generation.batch_size`, `student.prompt`, `student.max_words`, `collection.language`, `collection.document` and `seed`.
+`generation.batch_size`, `generation.server`, `generation.key_variable`, `student.prompt`, `student.max_words`,
+`collection.language`, `collection.document` and `seed`.
 """
 
 from typing import Any

@@ -13,6 +13,8 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Temperature = Annotated[float, Field(ge=0, le=5)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]  # without a user, a password or a key
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]  # of the environment
 # Names of test sets and systems become parts of file names and metric keys.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -122,8 +124,8 @@ class Prices(Group):
 
 
 class Api(Group):
-    base_url: str = Field(pattern=r"^https?://[^\s@?#]+$")
-    key_variable: str | None = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    base_url: Address
+    key_variable: Variable | None
     extra_body: dict[str, Any]
     concurrency: Positive
     requests_per_minute: Positive | None
@@ -186,6 +188,8 @@ class Generation(Group):
     max_new_tokens: Positive
     temperature: Temperature
     batch_size: Positive
+    server: Address | None
+    key_variable: Variable | None
 
     @model_validator(mode="after")
     def _different(self) -> "Generation":
@@ -356,6 +360,8 @@ def _explain(error: ErrorDetails) -> str:
             return f"missing parameter {key}"
         case _:
             # A key or a password, put where it does not belong, must not reach a log.
-            hidden = isinstance(error["input"], dict) or key.startswith("teacher.api")
+            hidden = isinstance(error["input"], dict) or key.startswith(
+                ("teacher.api", "generation.server", "generation.key")
+            )
             got = "" if hidden else f" (is {error['input']!r})"
             return f"{key}: {error['msg'].removeprefix('Value error, ')}{got}"

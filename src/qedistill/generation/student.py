@@ -13,25 +13,31 @@ def expand(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """A student's expansions, `samples` of each query at a temperature, and what they cost.
 
+    They are written by the model in this process or, where `generation.server` is set, by that server.
+
     Args:
         student: folder of a plain model, or of an adapter on that in `base`.
 
     Returns:
-        Records as `generation.local.generate` gives them, white space as single spaces, with `style` ("student") and `model` (the folder's name); and
-        queries, samples, tokens_per_query (completions of all samples together), prompt_tokens_per_query, seconds,
+        Records as `generation.local.generate` gives them, white space as single spaces, with `style` ("student") and
+        `model` (the folder's name); and queries, samples, tokens_per_query (completions of all samples together), prompt_tokens_per_query, seconds,
         tokens_per_second (completions).
     """
-    from qedistill.generation.local import generate
+    from qedistill.generation import local, server
     from qedistill.training.data import student_prompt
     from qedistill.training.model import load_student
 
-    model, tokenizer = load_student(student, base)
     prompts = {i: student_prompt(text, params.student, params.collection) for i, text in queries.items()}
     wanted = params.generation
-    start = time.perf_counter()
-    answers = generate(
-        model, tokenizer, prompts, wanted.max_new_tokens, temperature, samples, wanted.batch_size, params.seed
-    )
+    if wanted.server:
+        start = time.perf_counter()
+        answers = server.generate(student, base, prompts, samples, temperature, wanted, params.seed)
+    else:
+        model, tokenizer = load_student(student, base)
+        start = time.perf_counter()
+        answers = local.generate(
+            model, tokenizer, prompts, wanted.max_new_tokens, temperature, samples, wanted.batch_size, params.seed
+        )
     seconds = time.perf_counter() - start
     tokens = sum(answer["completion_tokens"] for answer in answers)
     # A prompt is read once, whatever the number of its samples.
