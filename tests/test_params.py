@@ -64,6 +64,7 @@ def test_the_default_is_the_profile_pyapi() -> None:
         ({"teacher__tolerance": 1.0}, "teacher.tolerance"),
         ({"teacher__api__extra_body": {"stream": True}}, "teacher.api: extra_body must not set stream"),
         ({"teacher__api__base_url": "https://user:password@host/v1"}, "teacher.api.base_url"),
+        ({"generation__server": "localhost:8000"}, "generation.server"),
         ({"student__sha256": None}, "sha256 must be set"),
         ({"feedback__retriever": "dense"}, "dense.encoder must be set where feedback.retriever is dense"),
         ({"dense__expansion": "fuse"}, "dense.expansion"),
@@ -100,7 +101,8 @@ def test_use_puts_a_profile_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "pyapi, pyapi-full, smoke" in result.output
 
 
-def test_a_key_where_its_variable_belongs_is_not_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["teacher.api.key_variable", "generation.key_variable"])
+def test_a_key_where_its_variable_belongs_is_not_told(tmp_path: Path, key: str) -> None:
     with pytest.raises(UserError) as error:
-        load_params(write(tmp_path, teacher__api__key_variable="sk-0123-secret"))
-    assert "teacher.api.key_variable" in error.value.message and "secret" not in error.value.message
+        load_params(write(tmp_path, **{key.replace(".", "__"): "sk-0123-secret"}))
+    assert key in error.value.message and "secret" not in error.value.message

@@ -473,6 +473,15 @@ def test_an_unknown_gpu() -> None:
         find_device("Voodoo2")
 
 
+def test_the_key_of_the_students_server(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, _ = changed(generation={"server": "http://gpu:8000/v1", "key_variable": "VLLM_SERVER_KEY"})
+    wanted = "key: VLLM_SERVER_KEY is not set (the key for http://gpu:8000/v1)"
+    assert wanted in here.lacking_files(params, {})
+    assert wanted not in here.lacking_files(params, {f"expand@{model}": True for model in ("base", "sft", "dpo")})
+    monkeypatch.setenv("VLLM_SERVER_KEY", "key")
+    assert wanted not in here.lacking_files(params, {})
+
+
 def test_the_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
     _, raw = changed(**MSMARCO)

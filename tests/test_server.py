@@ -63,6 +63,7 @@ def server(models: Path) -> Iterator[str]:
     )  # fmt: skip
     assert process.stdout is not None
     yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    process.kill()
     process.communicate()
 
 

@@ -383,6 +383,10 @@ def lacking_files(params: Params, made: Mapping[str, bool]) -> list[str]:
     variable = params.teacher.api.key_variable
     if params.teacher.generator == "api" and variable and not taught and not os.environ.get(variable, "").strip():
         lacking.append(f"key: {variable} is not set (the key for {params.teacher.api.base_url})")
+    variable = params.generation.key_variable
+    expanded = all(made.get(f"expand@{model}", False) for model in ("base", "sft", "dpo"))
+    if params.generation.server and variable and not expanded and not os.environ.get(variable, "").strip():
+        lacking.append(f"key: {variable} is not set (the key for {params.generation.server})")
     try:
         start_jvm()
     except UserError as error:
