@@ -13,9 +13,10 @@ from qedistill import measures, report
 from qedistill.evaluation import QUERY, STUDENTS, TEACHERS
 from qedistill.evidence import TestSet, read_expansions, read_test_set, run_folders
 from qedistill.html import charts, provenance
-from qedistill.layout import METRICS, PAIRS, PLOTS
+from qedistill.layout import INDEX, METRICS, PAIRS, PLOTS
 from qedistill.params import Params
 from qedistill.retrieval import find_documents, open_searcher
+from qedistill.retrieval.indexes import PREBUILT
 from qedistill.terms import Term, leave_out
 from qedistill.text import atomic, flatten, read_json, read_jsonl
 
@@ -66,6 +67,7 @@ def build(params: Params, path: Path) -> dict[str, int]:
         pairs=_read(METRICS / "pairs.json"),
         training_charts=training_charts(),
         collection=_read(METRICS / "collection.json"),
+        prebuilt=_read(INDEX / PREBUILT),
         settings=[(key, _show(value)) for key, value in flatten(params.model_dump(exclude={"tracking"})).items()],
         provenance=provenance.provenance(),
         packages=provenance.packages(),
