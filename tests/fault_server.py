@@ -10,6 +10,7 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from aiohttp import web
@@ -23,8 +24,19 @@ def answer(content: str) -> str:
     return f"the passage about {content.split()[-1]}"
 
 
-def make_app(log: Path, faults: dict[str, float], seed: int, latency: float) -> web.Application:
+def make_app(
+    log: Path, faults: dict[str, float], seed: int, latency: float, answers: dict[str, list[str]]
+) -> web.Application:
     drawn = random.Random(seed)
+    asked: Counter[str] = Counter()
+
+    def say(content: str) -> str:
+        """To a query of `answers` what stands there, in turn where it is asked several times."""
+        query = content.rpartition("Query: ")[2].removesuffix("\nPassage:")
+        if query not in answers:
+            return answer(content)
+        asked[content] += 1
+        return answers[query][(asked[content] - 1) % len(answers[query])]
 
     async def chat(request: web.Request) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {KEY}":
@@ -59,7 +71,7 @@ def make_app(log: Path, faults: dict[str, float], seed: int, latency: float) -> 
                 return web.json_response({"detail": "model not found: m"}, status=404)
             case "overloaded":
                 return web.json_response({"error": {"message": "overloaded", "code": 502}})
-        text = answer(content)
+        text = say(content)
         odd = {"empty": "", "parts": [{"type": "thinking"}, {"type": "text", "text": text}], "half": f"{text}\ud83d"}
         message = {"role": "assistant", "content": odd.get(fault or "", text)}
         usage = {
@@ -91,5 +103,6 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=json.loads, default=FAULTS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.05)
+    parser.add_argument("--answers", type=json.loads, default={}, help="query: what is said to it, the first time, ...")
     given = parser.parse_args()
-    asyncio.run(serve(make_app(given.log, given.faults, given.seed, given.latency)))
+    asyncio.run(serve(make_app(given.log, given.faults, given.seed, given.latency, given.answers)))
