@@ -157,6 +157,7 @@ DUPLICATE = "How fast do snails  move?"  # a training query of other ids and spe
 UNJUDGED = "what was never judged"
 ALL_ZERO = "who asked for nothing"  # judged, with nothing found relevant
 ABSENT = "8841999"  # judged, but in no index
+LOST = 2  # the training query whose only passage that is
 ABSENT_V2 = "msmarco_passage_69_999999999"
 FIRST_V1, FIRST_QUERY = 7_000_000, {"train": 1_000, "dl19": 19_335, "dl20": 23_849, "dl21": 2_082}
 TRACKS = {"dl19": DL19, "dl20": DL20, "dl21": DL21}
@@ -186,8 +187,10 @@ def queries_and_qrels() -> dict[str, tuple[dict[str, str], str]]:
     ids = {text: doc_id for doc_id, text in first.items()} | {r["passage"]: r["pid"] for r in second}
     start = FIRST_QUERY["train"]
     queries = {str(start + n): topic[0] for n, topic in enumerate(TRAIN)} | {"900": DUPLICATE, "901": UNJUDGED}
-    lines = [f"{start + n}\t0\t{ids[topic[1]]}\t1\n" for n, topic in enumerate(TRAIN)]
-    # One query has its second passage missing, as after a collection's cleaning.
+    judged = [ids[topic[1]] for topic in TRAIN]
+    judged[LOST] = ABSENT
+    lines = [f"{start + n}\t0\t{doc_id}\t1\n" for n, doc_id in enumerate(judged)]
+    # One query has a second passage, as few have, which is missing.
     lines += [f"900\t0\t{ids[DL19[0][1]]}\t1\n", f"{start}\t0\t{ABSENT}\t1\n"]
     found = {"train": (queries, "".join(lines))}
     for name, topics in TRACKS.items():

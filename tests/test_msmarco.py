@@ -176,6 +176,7 @@ def test_the_splits(ran: Ran) -> None:
     assert plain(DUPLICATE) in tested and not tested & {plain(text) for text in learnt.values()}
     assert not {UNJUDGED, ALL_ZERO} & {text for queries in own.values() for text in queries.values()}
     given = queries_and_qrels()
+    assert {"what do sommeliers do all day", "meaning of niño in the weather"} <= set(learnt.values())
     for query_id, text in learnt.items():
         assert text == " ".join(given["train"][0][query_id].split())
     for split in TRACKS:
@@ -227,7 +228,10 @@ def test_the_teacher_was_asked_once_for_all(ran: Ran) -> None:
 
 def test_pairs_prefer_what_retrieves_better(ran: Ran) -> None:
     pairs = list(read_jsonl(ran.project / "data/pairs/train.jsonl"))
-    assert len(pairs) >= 14 and all(p["chosen_score"] >= p["rejected_score"] + 0.2 for p in pairs)
+    figures = ran.metrics("pairs")["train"]
+    assert figures["without_pairs"]["all_zero"] == 1, "the passage of one query is in no index"
+    assert figures["queries"] == 18 and figures["with_pairs"] == len(pairs) == 17
+    assert all(p["chosen_score"] >= p["rejected_score"] + 0.2 for p in pairs)
     said, texts = answers(), ran.queries("train")
     for pair in pairs:
         good = {said[texts[pair["query_id"]]][0], said[texts[pair["query_id"]]][2]}
