@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytrec_eval
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +58,27 @@ def run_stages(folder: Path, *stages: str) -> str:
         "            raise\n"
     )
     return run(folder, "env", "PYTHONPATH=src", "python", "-c", script, *stages)
+
+
+def write_tsv(path: Path, rows: Iterable[tuple[Any, ...]], header: tuple[str, ...] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in [*([header] if header else []), *rows]))
+
+
+def figures_again(project: Path, part: str, level: int = 1) -> dict[str, dict[str, float]]:
+    """System → some figures of its run file, read and computed by pytrec_eval alone; `level` makes relevant."""
+    names = {"ndcg@10": "ndcg_cut_10", "ap": "map", "mrr": "recip_rank", "recall@100": "recall_100"}
+    with (project / f"data/collection/qrels/{part}.txt").open() as file:
+        judged = pytrec_eval.parse_qrel(file)
+    evaluator = pytrec_eval.RelevanceEvaluator(judged, set(names.values()), relevance_level=level)
+    figures = {}
+    for path in (project / f"runs/{part}").glob("*.trec"):
+        with path.open() as file:
+            found = evaluator.evaluate(pytrec_eval.parse_run(file)).values()
+        figures[path.stem] = {
+            ours: sum(scores[theirs] for scores in found) / len(judged) for ours, theirs in names.items()
+        }
+    return figures
 
 
 def make_collection(folder: Path) -> None:

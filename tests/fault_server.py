@@ -8,10 +8,12 @@ import argparse
 import asyncio
 import json
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -24,19 +26,32 @@ def answer(content: str) -> str:
     return f"the passage about {content.split()[-1]}"
 
 
-def make_app(
-    log: Path, faults: dict[str, float], seed: int, latency: float, answers: dict[str, list[str]]
-) -> web.Application:
-    drawn = random.Random(seed)
-    asked: Counter[str] = Counter()
+class Answers:
+    """By rule, or those to known queries; of several, one after the other each time the same is asked."""
 
-    def say(content: str) -> str:
-        """To a query of `answers` what stands there, in turn where it is asked several times."""
-        query = content.rpartition("Query: ")[2].removesuffix("\nPassage:")
-        if query not in answers:
+    def __init__(self, known: dict[str, list[str]]) -> None:
+        self.known, self.asked = known, Counter[str]()
+
+    def __call__(self, content: str) -> str:
+        if not self.known:
             return answer(content)
-        asked[content] += 1
-        return answers[query][(asked[content] - 1) % len(answers[query])]
+        texts = self.known[max(self.known, key=content.rfind)]  # exemplars stand before the query
+        self.asked[content] += 1
+        return texts[(self.asked[content] - 1) % len(texts)]
+
+
+def start(log: Path, **options: Any) -> tuple["subprocess.Popen[str]", int]:
+    """A server's process, which ends with its standard input, and its port."""
+    log.touch()
+    flags = [f"--{name}={json.dumps(value)}" for name, value in options.items()]
+    command = [sys.executable, __file__, log, *flags]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    return server, int(server.stdout.readline())
+
+
+def make_app(log: Path, faults: dict[str, float], seed: int, latency: float, answers: Answers) -> web.Application:
+    drawn = random.Random(seed)
 
     async def chat(request: web.Request) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {KEY}":
@@ -71,7 +86,7 @@ def make_app(
                 return web.json_response({"detail": "model not found: m"}, status=404)
             case "overloaded":
                 return web.json_response({"error": {"message": "overloaded", "code": 502}})
-        text = say(content)
+        text = answers(content)
         odd = {"empty": "", "parts": [{"type": "thinking"}, {"type": "text", "text": text}], "half": f"{text}\ud83d"}
         message = {"role": "assistant", "content": odd.get(fault or "", text)}
         usage = {
@@ -103,6 +118,6 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=json.loads, default=FAULTS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.05)
-    parser.add_argument("--answers", type=json.loads, default={}, help="query: what is said to it, the first time, ...")
+    parser.add_argument("--answers", type=json.loads, default={}, help="query → its answers")
     given = parser.parse_args()
-    asyncio.run(serve(make_app(given.log, given.faults, given.seed, given.latency, given.answers)))
+    asyncio.run(serve(make_app(given.log, given.faults, given.seed, given.latency, Answers(given.answers))))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fault_server
 import pytest
 from asker import VARIABLE, make_requests, teacher
 from fault_server import KEY, answer
@@ -43,14 +44,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(**options: Any) -> tuple[int, Path]:
         log = tmp_path / f"server{len(servers)}.jsonl"
-        log.touch()
-        flags = [f"--{name}={json.dumps(value)}" for name, value in options.items()]
-        server = subprocess.Popen(
-            [sys.executable, HERE / "fault_server.py", log, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )  # fmt: skip
+        server, port = fault_server.start(log, **options)
         servers.append(server)
-        assert server.stdout is not None
-        return int(server.stdout.readline()), log
+        return port, log
 
     yield start
     for server in servers:

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import ir_datasets
 import pytest
-from clone import TOPICS, copy_project, run, run_stages
 
 from qedistill.errors import UserError
 from qedistill.params import Params, load_params
 from qedistill.published import compare, published
 from qedistill.retrieval import fetch_documents, indexes, open_searcher
 from qedistill.retrieval.jvm import java_class
-from qedistill.text import write_jsonl
 
 ROOT = Path(__file__).parents[1]
 NAME = "msmarco-v1-passage"
@@ -130,37 +128,3 @@ def test_unknown_names_and_full_disks(served: dict[str, object]) -> None:
     served["size compressed (bytes)"] = 10**18
     with pytest.raises(UserError, match="GB free"):
         indexes.fetch_prebuilt(NAME)
-
-
-@pytest.mark.slow
-def test_miracl_runs_on_a_small_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The profile as it stands, to the published baselines, over the files ir_datasets and pyserini would have fetched."""
-    copy_project(tmp_path / "project")
-    (tmp_path / "project/recordings/none").mkdir(parents=True)
-    entry = indexes._registry()["miracl-v1.0-zh"]
-    index = tmp_path / "pyserini/indexes" / f"{str(entry['filename']).removesuffix('.tar.gz')}.{entry['md5']}"
-    texts = [*TOPICS.values(), *(f"无关的文字 编号{n}" for n in range(40))]
-    documents = [{"docid": f"{n}#0", "title": f"题目{n}", "text": text} for n, text in enumerate(texts)]
-    write_jsonl(tmp_path / "corpus/docs-0.jsonl", documents)
-    java_class("io.anserini.index.IndexCollection").main([
-        "-collection", "MrTyDiCollection", "-input", str(tmp_path / "corpus"), "-index", str(index), "-language", "zh",
-        "-threads", "1", "-storePositions", "-storeDocvectors", "-storeRaw",
-    ])  # fmt: skip
-    for split, numbers in (("train", range(8)), ("dev", range(8, 12))):
-        folder = tmp_path / "ir_datasets/miracl/v1.0/zh" / split
-        folder.mkdir(parents=True)
-        queries = list(TOPICS)
-        (folder / "topics.tsv").write_text("".join(f"{n}#0\t{queries[n]}\n" for n in numbers))
-        (folder / "qrels.tsv").write_text("".join(f"{n}#0\tQ0\t{n}#0\t1\n" for n in numbers))
-    monkeypatch.setenv("PYSERINI_CACHE", str(tmp_path / "pyserini"))
-    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "ir_datasets"))
-    project = tmp_path / "project"
-    run(project, "qedistill", "use", "miracl-zh")
-    run_stages(project, "collection", "index", "exemplars")
-    chosen = json.loads((project / "data/exemplars.json").read_text())["*"]
-    assert len(chosen) == 4 and all(e["passage"].startswith("题目") and ": " in e["passage"] for e in chosen)
-    assert (project / "data/collection/corpus.jsonl").read_text() == ""
-    output = run_stages(project, "retrieve --system=query --system=rm3 --system=rocchio", "evaluate")
-    figures = json.loads((project / "metrics/evaluate/miracl-zh/query.json").read_text())
-    assert figures["published"] == 0.1801
-    assert "WARNING: not as published" in output and "published 0.1801" in output
