@@ -96,6 +96,15 @@ def test_comparisons_by_hand() -> None:
     assert results["sft"]["vs_teacher"]["difference"] == pytest.approx(student - 1)
 
 
+@pytest.mark.parametrize("test", ["student", "fisher"])
+def test_one_query_proves_nothing(test: str) -> None:
+    qrels, runs = systems()
+    one = {"q0": qrels["q0"]}
+    results = evaluate(one, runs, PARAMS.model_copy(update={"test": test}), seed=1)
+    assert results["dpo"]["vs_query"]["difference"] > 0 and results["dpo"]["vs_query"]["p"] == 1
+    json.dumps(results, allow_nan=False)
+
+
 def test_the_same_seed_gives_the_same_intervals() -> None:
     qrels, runs = systems()
     assert evaluate(qrels, runs, PARAMS, seed=1) == evaluate(qrels, runs, PARAMS, seed=1)

@@ -111,8 +111,8 @@ def _p_value(a: np.ndarray, b: np.ndarray, test: str, seed: int) -> float:
 
     Source: Smucker et al. 2007, A Comparison of Statistical Significance Tests for Information Retrieval Evaluation.
     """
-    if np.array_equal(a, b):
-        return 1.0  # no variance to test: no difference at all
+    if len(a) < 2 or np.array_equal(a, b):
+        return 1.0  # no variance to test: of one query nothing is known, and here is no difference at all
     if test == "student":
         return float(ttest_rel(a, b).pvalue)
     found = permutation_test(
