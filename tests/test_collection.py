@@ -153,6 +153,8 @@ def test_gzip_beir_folder(beir: Path) -> None:
         ("queries.jsonl", '{"_id": "q9"}', r"query 7 \(q9\): no text"),
         ("qrels/test.tsv", "q4\td1", "test.tsv:4: not `query-id<TAB>corpus-id<TAB>score`"),
         ("qrels/test.tsv", "q4\td1\tgood", "test.tsv:4: "),
+        ("qrels/test.tsv", "q4\td 1\t1", "test.tsv:4: not `query-id<TAB>corpus-id<TAB>score`"),
+        ("qrels/test.tsv", "q4\t\t1", "test.tsv:4: "),
     ],
 )
 def test_bad_lines_of_a_beir_folder(beir: Path, file: str, line: str, message: str) -> None:

@@ -59,8 +59,8 @@ def _read_qrels(path: Path) -> Qrels:
     qrels: Qrels = {}
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
-            columns = line.split("\t") if "\t" in line else line.split()
-            if number == 1 and columns[-1].strip() == "score":
+            columns = line.split()  # no id holds white space: neither do those of documents and queries
+            if number == 1 and columns[-1:] == ["score"]:
                 continue
             try:
                 query_id, doc_id, grade = columns
