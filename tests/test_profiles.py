@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from clone import copy_project, figures_again, run, run_stages, write_tsv
 from safetensors.torch import load_file
 from tiny import make_tiny_qwen3
 
-from qedistill.evaluation import SYSTEMS
+from qedistill.evaluation import SYSTEMS, TEACHERS
 from qedistill.prompts import STYLES
 from qedistill.retrieval import indexes
 from qedistill.retrieval.jvm import java_class
 from qedistill.text import HAN, flatten, read_json, read_jsonl, read_queries, read_run, write_jsonl
+from qedistill.training.model import load_student
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-TEACHERS = ("teacher-zero-shot", "teacher-few-shot")
 STAGES = (
     "collection", "index", "embed", "exemplars", "teach zero_shot", "teach few_shot", "student", "sft", "sample",
     "feedback", "pairs", "dpo", "expand base", "expand sft", "expand dpo", "retrieve", "evaluate",
@@ -57,7 +56,7 @@ TWIN = "wifi老是断怎么办"  # a training query that a test query asks in ot
 FILLERS = [
     "足球比赛分上下两个半场", "书法讲究笔墨纸砚", "瓷器在窑里高温烧成", "象棋共有三十二枚棋子", "琵琶是弹拨乐器", "麻雀常住屋檐之下",
 ]  # fmt: skip
-TEMPLATE = [
+PROMPTS = [
     "请写一段中文维基百科的段落，回答下面的查询。",
     "使用这类文本会用的确切术语。最多8个词；只输出该段落。",
     "查询：",
@@ -65,7 +64,7 @@ TEMPLATE = [
 ]
 MIRACL_SIZES = {
     "teacher.samples": 2, "teacher.exemplars.max_words": 12, "student.max_words": 8, "generation.max_new_tokens": 24,
-    "sft.epochs": 8, "sft.gradient_accumulation": 1, "dpo.epochs": 2, "dpo.gradient_accumulation": 1,
+    "sft.epochs": 8, "sft.gradient_accumulation": 1, "dpo.epochs": 6, "dpo.gradient_accumulation": 1,
     "evaluation.bootstrap": 100,
 }  # fmt: skip
 
@@ -73,7 +72,7 @@ OWN = [
     ("put numbers in ascending order", "Quicksort", "Partitioning around a pivot sorts an array in place, recursively."),
     ("find a name in a phone book fast", "Binary search", "Halving an ordered interval locates a key in logarithmic time."),
     ("shrink a file without losing anything", "Huffman coding", "Frequent symbols get short prefix codes: lossless compression."),
-    ("stop two writers from spoiling a record", "Mutual exclusion", ""),
+    ("turn source text into machine steps", "Compiler", "Lexer, parser and code generator translate programs."),
     ("shortest way between two towns", "Dijkstra algorithm", "A priority queue of vertices yields least weighted paths in a graph."),
     ("look things up by key at once", "Hash table", "Buckets indexed by a digest give constant expected lookup."),
     ("forget memory nobody uses any more", "Garbage collection", "A collector marks reachable objects and sweeps the heap."),
@@ -83,7 +82,7 @@ OWN = [
     ("keep copies of hot pages near", "Cache replacement", "Evicting the least recently used block raises the hit ratio."),
     ("tell spam from proper mail", "Naive Bayes", "A classifier multiplies conditional likelihoods of features."),
     ("draw hidden faces of a solid last", "Z-buffer", "Depth comparison per pixel removes hidden surfaces while rendering."),
-    ("turn source text into machine steps", "Compiler", "Lexer, parser and code generator translate programs."),
+    ("rule about the exclusion of a second writer", "Mutual exclusion", ""),  # found by the title, which is all there is
 ]  # fmt: skip
 OTHERS = ["a passage about gardening", "cooking rice takes water", "sailing needs wind", "the train leaves at noon"]
 OWN_MARKED: dict[str, Any] = {
@@ -149,8 +148,28 @@ def check_figures(project: Path, parts: list[str], level: int) -> None:
             assert figures == {name: pytest.approx(json.loads(text)[name], abs=1e-6) for name in figures}
 
 
+def likelihoods(project: Path, model: str) -> tuple[float, float]:
+    """Mean log-likelihood of the chosen and the rejected of the training pairs by a student as it is used, added up here."""
+    import torch
+
+    student, tokenizer = load_student(project / "models" / model, project / "models/base")
+    means = []
+    for side in ("chosen", "rejected"):
+        sums = []
+        for pair in read_jsonl(project / "data/pairs/train.jsonl"):
+            prompt = tokenizer.apply_chat_template(
+                pair["prompt"], add_generation_prompt=True, enable_thinking=False, tokenize=False
+            )
+            asked, answer = tokenizer([prompt, f"{pair[side][0]['content']}<|im_end|>"])["input_ids"]
+            with torch.inference_mode():
+                scores = student.float()(torch.tensor([asked + answer])).logits.log_softmax(-1)[0, len(asked) - 1 : -1]
+            sums.append(float(scores.gather(1, torch.tensor(answer)[:, None]).sum()))
+        means.append(sum(sums) / len(sums))
+    return means[0], means[1]
+
+
 @pytest.fixture(scope="module")
-def miracl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, Path]]:
+def miracl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     """A project where the profile has run over the files that ir_datasets and pyserini would have fetched; what it
     printed; and the log of the teacher's server."""
     folder = tmp_path_factory.mktemp("miracl")
@@ -179,7 +198,7 @@ def miracl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
         write_tsv(folder / "ir_datasets/miracl/v1.0/zh" / split / "topics.tsv", queries)
         write_tsv(folder / "ir_datasets/miracl/v1.0/zh" / split / "qrels.tsv", judged)
     make_tiny_qwen3(
-        project / "tiny", [(miracl_prompt(text[:4]), text) for text in FILLERS], [*TEMPLATE, *map("".join, topics)]
+        project / "tiny", [(miracl_prompt(text[:4]), text) for text in FILLERS], [*PROMPTS, *map("".join, topics)]
     )
     answers = {
         query: [
@@ -198,16 +217,16 @@ def miracl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv(str(profile("miracl-zh")["teacher.api.key_variable"]), fault_server.KEY)
-        yield project, run_stages(project, *STAGES), folder / "asked.jsonl"
-    server.kill()
-    server.communicate()
+        output = run_stages(project, *STAGES)
+    server.communicate()  # closes what it reads from
+    return project, output, folder / "asked.jsonl"
 
 
 def test_miracl_figures(miracl: tuple[Path, str, Path]) -> None:
     project, output, _ = miracl
     check_figures(project, ["validation", "miracl-zh"], level=1)
     # Of five test queries two find their passage: by its title, and by the narrow forms of wide letters.
-    assert [figure(project, "miracl-zh", system) for system in ("query", *TEACHERS)] == [0.4, 1.0, 1.0]
+    assert [figure(project, "miracl-zh", system) for system in ("query", *TEACHERS.values())] == [0.4, 1.0, 1.0]
     top = {query: next(iter(found), None) for query, found in read_run(project / "runs/miracl-zh/query.trec").items()}
     assert {query: doc for query, doc in top.items() if query == doc} == {"13#0": "13#0", "14#0": "14#0"}
     assert json.loads((project / "metrics/evaluate/miracl-zh/query.json").read_text())["published"] == 0.1801
@@ -247,9 +266,8 @@ def test_miracl_cuts_answers_by_characters(miracl: tuple[Path, str, Path]) -> No
     assert len(candidates) == 10 * 2 + 6 * 2
     for candidate in candidates:
         whole = answers[candidate["query_id"], candidate["style"], candidate["sample"]]
-        assert whole.startswith(candidate["text"]) and len(HAN.findall(candidate["text"])) == min(
-            16, len(HAN.findall(whole))
-        )
+        kept = len(HAN.findall(candidate["text"]))
+        assert whole.startswith(candidate["text"]) and kept == min(2 * 8, len(HAN.findall(whole)))
     pairs = list(read_jsonl(project / "data/pairs/train.jsonl"))
     assert len(pairs) == 9 and all(pair["chosen_score"] > pair["rejected_score"] + 0.1 for pair in pairs)
     for pair in pairs:
@@ -267,6 +285,9 @@ def test_miracl_trains_a_qwen3(miracl: tuple[Path, str, Path]) -> None:
     assert len(tensors[0]) == 2 * 7 * 2 and tensors[0].keys() == tensors[1].keys()
     assert all((tensors[0][name] != tensors[1][name]).any() for name in tensors[0])
     assert read_json(project / "metrics/dpo.json")["reward_margin"] > 0
+    base, sft, dpo = (likelihoods(project, model) for model in ("base", "sft", "dpo"))
+    assert sft[0] > base[0] + 1  # the teacher's answers
+    assert dpo[0] - dpo[1] > sft[0] - sft[1]
 
 
 def test_miracl_thinks_nowhere(miracl: tuple[Path, str, Path]) -> None:
@@ -300,8 +321,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         {"_id": doc_id(n), "title": title, "text": text, "metadata": {"url": "https://example.org/a b"}}
         for n, (_, title, text) in enumerate(OWN)
     ]
-    docs[3] |= {"text": ""}  # a title must do
-    docs += [{"_id": f"other-{n}", "text": text} for n, text in enumerate(OTHERS)]  # and a text
+    docs += [{"_id": f"other-{n}", "text": text} for n, text in enumerate(OTHERS)]  # no title
     queries = [{"_id": f"q/{n}.a", "text": query} for n, (query, _, _) in enumerate(OWN)]
     queries += [{"_id": "q/nil", "text": "what nobody has written about"}]
     write_jsonl(folder / "corpus.jsonl", docs)
@@ -325,7 +345,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_own_figures(own: tuple[Path, str]) -> None:
     project, _ = own
     check_figures(project, ["validation", "test"], level=2)
-    assert read_json(project / "metrics/evaluate/test/query.json")["ap"] < 1  # the lower grade is not relevant
     summary = read_json(project / "metrics/summary.json")
     assert summary["nDCG@10 of DPO on test"] == pytest.approx(figure(project, "test", "dpo"), abs=1e-6)
 
@@ -339,13 +358,11 @@ def test_own_bears_what_beir_folders_hold(own: tuple[Path, str]) -> None:
         "dangling": 0,
     }
     assert set(read_queries(project / "data/collection/queries/test.tsv")) == {f"q/{n}.a" for n in range(10, 14)}
-    # Only the title says it, and there is nothing else.
-    assert next(iter(read_run(project / "runs/validation/query.trec") | read_run(project / "runs/test/query.trec")))
+    assert next(iter(read_run(project / "runs/test/query.trec")["q/13.a"])) == doc_id(13)
     shown = {exemplar["doc_id"] for exemplar in read_json(project / "data/exemplars.json")["*"]}
     assert shown <= {doc_id(n) for n in range(10)} and len(shown) == 4
     page = (project / "report/report.html").read_text()
     assert doc_id(11) in page and "q/11.a" in page
-    assert "Judged relevant" in run(project, "qedistill", "show", "q/11.a")
     assert "student, SFT + DPO" in output
 
 
@@ -356,7 +373,8 @@ def test_own_learns_from_the_local_teacher(own: tuple[Path, str]) -> None:
     assert read_json(project / "metrics/pairs.json")["train"]["pairs"] > 0
     lines = list(read_jsonl(project / "data/pairs/train.jsonl"))
     assert {line["chosen_from"].split("/")[0] for line in lines} == {"student"}
-    assert (project / "models/dpo/adapter_model.safetensors").stat().st_size > 0
+    sft, dpo = (likelihoods(project, model) for model in ("sft", "dpo"))
+    assert dpo[0] - dpo[1] > sft[0] - sft[1]
     assert read_json(project / "metrics/cost@dpo.json")["completion_tokens_per_query"] > 0
 
 
