@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -26,20 +27,6 @@ def answer(content: str) -> str:
     return f"the passage about {content.split()[-1]}"
 
 
-class Answers:
-    """By rule, or those to known queries; of several, one after the other each time the same is asked."""
-
-    def __init__(self, known: dict[str, list[str]]) -> None:
-        self.known, self.asked = known, Counter[str]()
-
-    def __call__(self, content: str) -> str:
-        if not self.known:
-            return answer(content)
-        texts = self.known[max(self.known, key=content.rfind)]  # exemplars stand before the query
-        self.asked[content] += 1
-        return texts[(self.asked[content] - 1) % len(texts)]
-
-
 def start(log: Path, **options: Any) -> tuple["subprocess.Popen[str]", int]:
     """A server's process, which ends with its standard input, and its port."""
     log.touch()
@@ -50,8 +37,19 @@ def start(log: Path, **options: Any) -> tuple["subprocess.Popen[str]", int]:
     return server, int(server.stdout.readline())
 
 
-def make_app(log: Path, faults: dict[str, float], seed: int, latency: float, answers: Answers) -> web.Application:
+def make_app(
+    log: Path, faults: dict[str, float], seed: int, latency: float, answers: dict[str, list[str]]
+) -> web.Application:
     drawn = random.Random(seed)
+    asked: Counter[str] = Counter()
+
+    def say(content: str) -> str:
+        """To a query of `answers` what stands there, in turn where it is asked several times."""
+        query = re.split("Query: |查询：", content)[-1].rpartition("\n")[0]  # the line of the passage is still empty
+        if query not in answers:
+            return answer(content)
+        asked[content] += 1
+        return answers[query][(asked[content] - 1) % len(answers[query])]
 
     async def chat(request: web.Request) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {KEY}":
@@ -86,7 +84,7 @@ def make_app(log: Path, faults: dict[str, float], seed: int, latency: float, ans
                 return web.json_response({"detail": "model not found: m"}, status=404)
             case "overloaded":
                 return web.json_response({"error": {"message": "overloaded", "code": 502}})
-        text = answers(content)
+        text = say(content)
         odd = {"empty": "", "parts": [{"type": "thinking"}, {"type": "text", "text": text}], "half": f"{text}\ud83d"}
         message = {"role": "assistant", "content": odd.get(fault or "", text)}
         usage = {
@@ -118,6 +116,6 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=json.loads, default=FAULTS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.05)
-    parser.add_argument("--answers", type=json.loads, default={}, help="query → its answers")
+    parser.add_argument("--answers", type=json.loads, default={}, help="query: what is said to it, the first time, ...")
     given = parser.parse_args()
-    asyncio.run(serve(make_app(given.log, given.faults, given.seed, given.latency, Answers(given.answers))))
+    asyncio.run(serve(make_app(given.log, given.faults, given.seed, given.latency, given.answers)))

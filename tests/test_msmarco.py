@@ -3,8 +3,6 @@
 import functools
 import http.server
 import json
-import subprocess
-import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from shutil import copy
 from typing import Any
 
+import fault_server
 import pytest
 import pytrec_eval
 import yaml
@@ -102,11 +101,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     handler = functools.partial(Server, directory=str(served), seen=fetched)
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
-    teacher = subprocess.Popen(
-        [sys.executable, HERE / "fault_server.py", log, "--faults={}", "--latency=0", f"--answers={json.dumps(answers())}"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert teacher.stdout is not None
+    teacher, port = fault_server.start(log, faults={}, latency=0, answers=answers())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IR_DATASETS_HOME", str(root / "ir_datasets"))
         patch.setenv("PYSERINI_CACHE", str(root / "pyserini"))
@@ -117,7 +112,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         mirror(project, served, files, archives, f"http://127.0.0.1:{web.server_port}")
         make_tiny_student(project / "tiny")
         params = yaml.safe_load((project / "params.yaml").read_text())
-        api = params["teacher"]["api"] | {"base_url": f"http://127.0.0.1:{teacher.stdout.readline().strip()}/v1"}
+        api = params["teacher"]["api"] | {"base_url": f"http://127.0.0.1:{port}/v1"}
         set_params(project, SIZES | {"teacher": {"api": api}})
         output = run_stages(project, *STAGES)
         output += run(project, "env", "PYTHONPATH=src", "qedistill", "plan")

@@ -397,6 +397,13 @@ def test_processes_share_the_batch_and_where_split_the_model(project: Path) -> N
     assert any(s == "training.config: accelerate/none.yaml does not exist" for s in planned("none").missing)
 
 
+def test_a_server_that_writes_the_expansions(project: Path) -> None:
+    params, raw = changed(generation={"server": "http://localhost:8000/v1"})
+    plan = make_plan(params, raw, project, project / "ledger.db", GPU)
+    assert "expand" not in plan.memory and not {"sample", "expand"} & plan.hours.keys()
+    assert any(note.startswith("generation.server writes the expansions") for note in plan.notes)
+
+
 def test_a_prebuilt_dense_index(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = {"encoder": "BAAI/bge-base-en-v1.5", "index": "msmarco-v1-passage.bge-base-en-v1.5"}
     params, raw = changed(**MSMARCO, dense=dense)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fault_server
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -126,12 +127,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project"
     copy_project(folder)
     log = tmp_path / "server.jsonl"
-    server = subprocess.Popen(
-        [sys.executable, Path(__file__).parent / "fault_server.py", log, '--faults={"429": 0.1, "empty": 0.1}'],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stdout is not None
-    port = int(server.stdout.readline())
+    server, port = fault_server.start(log, faults={"429": 0.1, "empty": 0.1})
     raw = yaml.safe_load((folder / "params.yaml").read_text())
     exemplars = raw["teacher"]["exemplars"] | {"k": 1, "choose": "similar", "ids": [], "passages": "retrieved"}
     prices = {"prompt": 1.0, "cached": 0.5, "completion": 2.0}

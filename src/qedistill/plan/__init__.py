@@ -216,6 +216,8 @@ def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None) 
         elif params.teacher.api.prices is None:
             plan.notes.append("teacher.api.prices is null: the cost is not known")
     plan.todo = work.measure_work(params, plan.queries)
+    if params.generation.server:
+        plan.notes.append("generation.server writes the expansions: how long that takes is not known")
     if shape is not None:
         _weigh(plan, params, shape, plan.todo)
     _judge_memory(plan, shape)
@@ -232,9 +234,8 @@ def _weigh(plan: Plan, params: Params, shape: model.Shape, todo: work.Work) -> N
         plan.memory[stage] = model.training_memory(
             shape, params.sft.lora, training, sequences, device.gpu, device.width, together
         )
-    plan.memory |= {
-        "expand": model.generation_memory(shape, wanted.batch_size, length, device.gpu, device.width),
-    }
+    if wanted.server is None:
+        plan.memory["expand"] = model.generation_memory(shape, wanted.batch_size, length, device.gpu, device.width)
 
 
 def _weigh_teacher(plan: Plan, params: Params) -> None:
@@ -292,9 +293,10 @@ def estimate_hours(plan: Plan, params: Params, shape: model.Shape | None) -> dic
         )
     if shape is not None:
         seconds["sft"] = model.training_operations(shape, todo.sft_tokens, plan.device.gpu) / together
-        seconds["sample"] = model.generation_operations(shape, todo.sample_tokens) / generate
         seconds["dpo"] = model.training_operations(shape, todo.dpo_tokens, plan.device.gpu) / together
-        seconds["expand"] = model.generation_operations(shape, todo.expand_tokens) / generate
+        if params.generation.server is None:
+            seconds["sample"] = model.generation_operations(shape, todo.sample_tokens) / generate
+            seconds["expand"] = model.generation_operations(shape, todo.expand_tokens) / generate
     rate = SEARCHES[params.index.prebuilt is not None]
     seconds["feedback"] = todo.feedback_searches / rate
     seconds["retrieve"] = todo.retrieve_searches / rate
