@@ -7,7 +7,7 @@ KEYS := (collection|retrieval|generation|sft|dpo|pairs|evaluation|(teacher|stude
 OTHERS := ^(?!(Experiment|rev|typ|Created|parent|State|Executor|seed)$$|.* of |$(KEYS))
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test lint table report pictures experiments ui ablation benchmark clean
+.PHONY: help repro test lint table report pictures experiments ui ablation dense benchmark clean
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -42,6 +42,9 @@ ui: $(INSTALLED) ## browse the runs at http://127.0.0.1:5000
 
 ablation: $(INSTALLED) ## run the grid of experiments behind docs/ablation.md (hours)
 	python benchmarks/ablation.py
+
+dense: $(INSTALLED) ## run the experiments behind docs/dense.md
+	python benchmarks/dense.py
 
 benchmark: $(INSTALLED) ## speed of training, generation and scoring against named alternatives, as ratios
 	python benchmarks/training.py sft
