@@ -78,7 +78,9 @@ def finished() -> dict[str, dict[str, Any]]:
     commits = [entry for entry in json.loads(shown.stdout) if entry["rev"] != "workspace"]
     # Of all commits: one that changes no result does not make an experiment anew.
     experiments = [experiment for commit in reversed(commits) for experiment in commit.get("experiments") or []]
-    revisions = {e["name"]: e["revs"][-1]["rev"] for e in experiments if e["revs"][-1]["data"]}
+    # One under way, or killed, is shown too, with the figures of the commit it started from.
+    over = [e for e in experiments if (e.get("executor") or {}).get("state") in (None, "success")]
+    revisions = {e["name"]: e["revs"][-1]["rev"] for e in over if e["revs"][-1]["data"]}
     return {name: metrics_of(revision) for name, revision in (revisions | {"HEAD": "HEAD"}).items()}
 
 

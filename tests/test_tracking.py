@@ -210,6 +210,19 @@ def test_a_new_student_is_a_version_of_the_registered_model(root, params, monkey
     assert [len(client.get_metric_history(run.info.run_id, "nDCG_10")) for run in parents] == [2, 1, 1]
 
 
+def test_a_student_is_registered_from_a_temporary_copy_of_dvc(root, params, monkeypatch, capsys):
+    copy = root / ".dvc/tmp/exps/standalone/tmp1"
+    shutil.copytree(root / "stages", copy / "stages")
+    monkeypatch.chdir(copy)
+    student(copy)
+    with tracking.stage_run("summary", params) as run:
+        run.model("students", Path("models/dpo"), "# Card", {})
+    _, _, client = runs(root)
+    (version,) = client.search_model_versions("name = 'students'")
+    assert client.get_run(version.run_id).info.status == "FINISHED"
+    assert "Warning" not in capsys.readouterr().err and not (copy / "mlflow.db").exists()
+
+
 def test_a_whole_model_stays_with_dvc(root, params):
     student(root, adapter=False)
     with tracking.stage_run("summary", params) as run:

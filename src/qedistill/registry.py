@@ -4,6 +4,7 @@ import re
 import shutil
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ def _create(
     figures: dict[str, float],
 ) -> "ModelVersion":  # fmt: skip
     from mlflow.entities import Metric
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri, get_tracking_uri
 
     tags = {HASH_TAG: digest, "dvc.path": folder.as_posix()}
     model = client.create_logged_model(run.experiment_id, folder.name, run.run_id, tags=tags, model_type="student")
@@ -67,12 +69,15 @@ def _create(
     now = int(time.time() * 1000)
     client.log_batch(stage_id, [Metric(key, value, now, 0, model_id=model.model_id) for key, value in figures.items()])
     client.finalize_logged_model(model.model_id, "READY")
-    return client.create_model_version(
-        name,
-        f"models:/{model.model_id}",
-        run.run_id,
-        tags=tags,
-        description=card.split("---\n")[-1][:LIMIT],
-        await_creation_for=0,
-        model_id=model.model_id,
-    )
+    # The store looks the model up at the process's address, not the client's: no store is there in DVC's temporary copies.
+    elsewhere = get_tracking_uri() != client.tracking_uri
+    with _use_tracking_uri(client.tracking_uri) if elsewhere else nullcontext():
+        return client.create_model_version(
+            name,
+            f"models:/{model.model_id}",
+            run.run_id,
+            tags=tags,
+            description=card.split("---\n")[-1][:LIMIT],
+            await_creation_for=0,
+            model_id=model.model_id,
+        )
