@@ -31,8 +31,11 @@ SHOWN = (QUERY, "sft", "dpo", "teacher-few-shot")
 @click.command(help=__doc__)
 @click.option("--table", is_flag=True, help="Run nothing; make the tables of the experiments there are.")
 def main(table: bool) -> None:
-    for name in () if table else EXPERIMENTS.keys() - finished().keys():
-        changes = [part for key, value in (ENCODER | EXPERIMENTS[name]).items() for part in ("-S", f"{key}={value}")]
+    there = EXPERIMENTS.keys() if table else finished().keys()
+    for name, own in EXPERIMENTS.items():
+        if name in there:
+            continue
+        changes = [part for key, value in (ENCODER | own).items() for part in ("-S", f"{key}={value}")]
         subprocess.run(["dvc", "exp", "run", "--temp", "--name", name, *changes, "summary"], check=True)
     done = finished()
     tests = list(load_params().collection.tests)
