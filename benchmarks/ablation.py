@@ -17,6 +17,7 @@ import numpy as np
 
 from qedistill.params import load_params
 from qedistill.report import insert, to_markdown
+from qedistill.text import write_json
 
 PAGE = Path("docs/ablation.md")
 BOTH, DPO = ("sft", "dpo"), ("dpo",)
@@ -69,6 +70,18 @@ def main(only: tuple[str, ...], table: bool) -> None:
     for test in tests:
         header += [f"{test} [95 %]", "p vs query", "− SFT (p)", "gain kept"]
     insert(PAGE, to_markdown([*header, "tokens a query", "minutes"], body))
+    keep(PAGE, {row.name: done[row.name] for row in (DEFAULT, *SEEDS, *GRID) if row.name in done})
+
+
+def keep(page: Path, experiments: dict[str, dict[str, Any]]) -> None:
+    """Put the evaluation figures behind a page beside it, as JSON: git does not hand on DVC's experiments."""
+    write_json(
+        page.with_suffix(".json"),
+        {
+            name: {file: values for file, values in metrics.items() if file.startswith("metrics/evaluate/")}
+            for name, metrics in experiments.items()
+        },
+    )
 
 
 def finished() -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from ablation import figures, finished, p_value
+from ablation import figures, finished, keep, p_value
 
 from qedistill.comparison import compare, read_revision
 from qedistill.evaluation import QUERY, SYSTEMS
@@ -46,6 +46,7 @@ def main(table: bool) -> None:
             [*tables, *(against_first(name, done, tests) for name in EXPERIMENTS if name in done and name != FIRST)]
         ),
     )
+    keep(PAGE, {name: done[name] for name in EXPERIMENTS if name in done})
 
 
 def by_system(metrics: dict[str, Any], split: str) -> str:

@@ -392,6 +392,11 @@ def test_processes_share_the_batch_and_where_split_the_model(project: Path) -> N
     assert fsdp.memory["sft"]["adapters and Adam"] == ddp.memory["sft"]["adapters and Adam"] / 4
     assert fsdp.memory["dpo"]["weights"] == weights > zero.memory["dpo"]["weights"]
     assert ddp.hours["sft"] == alone.hours["sft"] / 4 and ddp.hours["expand"] == alone.hours["expand"]
+    needed = sum(ddp.memory["sft"].values())
+    assert not [s for s in planned("ddp", dataclasses.replace(GPU, memory=1.5 * needed)).missing if "memory: sft" in s]
+    cpu = planned("ddp", dataclasses.replace(GPU, gpu=False))
+    short = dataclasses.replace(GPU, gpu=False, memory=3.9 * sum(cpu.memory["sft"].values()))
+    assert [s for s in planned("ddp", short).missing if s.startswith("memory: sft")]
     two = planned("ddp", dataclasses.replace(GPU, count=2))
     assert "GPU: training.processes is 4, of a GPU there are 2 here" in two.missing
     assert any(s == "training.config: accelerate/none.yaml does not exist" for s in planned("none").missing)

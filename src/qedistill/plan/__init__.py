@@ -254,10 +254,12 @@ def _judge_memory(plan: Plan, shape: model.Shape | None) -> None:
     for stage, terms in plan.memory.items():
         if stage == "retrieve":  # not on the device
             continue
-        if (needed := sum(terms.values())) > device.memory and not _all_made(plan, stage):
+        # The processes of a CPU share the machine's memory; GPUs have one each.
+        times = plan.processes if stage in ("sft", "dpo") and not device.gpu else 1
+        if (needed := times * sum(terms.values())) > device.memory and not _all_made(plan, stage):
             most = max(terms, key=terms.__getitem__)
             plan.missing.append(
-                f"memory: {stage} takes {needed / 1e9:.1f} GB at the most ({terms[most] / 1e9:.1f} GB of it {most}), "
+                f"memory: {stage} takes {needed / 1e9:.1f} GB at the most ({times * terms[most] / 1e9:.1f} GB of it {most}), "
                 f"{device.name} has {device.memory / 1e9:.1f} GB"
             )
     if shape and not device.gpu and shape.parameters > BIG_CPU_MODEL and not _all_made(plan, "dpo"):
