@@ -61,4 +61,5 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "venv is needed: apt install python3-venv" >&2; exit 1; }
 	pip install --quiet --disable-pip-version-check -r requirements.lock
 	pip install --quiet --disable-pip-version-check --no-deps -e .
+	python -c "from qedistill.measures import compile_loops; compile_loops()"
 	@touch $@

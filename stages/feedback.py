@@ -1,6 +1,6 @@
-"""Score the candidate expansions of the training and validation queries, the teacher's and the student's own, by nDCG@10, in one batched search: data/feedback.jsonl.
+"""Score the candidate expansions of the training queries, the teacher's and the student's own, by nDCG@10, in one batched search: data/feedback.jsonl.
 
-Reads params `feedback.query_weight`, `student.max_words`, `retrieval.bm25`, `index` and `collection.language`; where
+Reads params `feedback.query_weight`, `dpo.evaluations` (above 0: of the validation queries too), `student.max_words`, `retrieval.bm25`, `index` and `collection.language`; where
 `feedback.retriever` is dense, `dense` instead of the weight and of BM25's.
 """
 
@@ -25,8 +25,8 @@ def main() -> None:
     params = load_params()
     with stage_run("feedback", params) as run:
         start = time.perf_counter()
-        texts = read_queries(queries("train")) | read_queries(queries("validation"))
-        judgments = read_qrels(qrels("train")) | read_qrels(qrels("validation"))
+        texts = {i: text for split in params.pair_splits for i, text in read_queries(queries(split)).items()}
+        judgments = {i: grades for split in params.pair_splits for i, grades in read_qrels(qrels(split)).items()}
         candidates = [
             record | {"text": cut_words(record["text"], params.student.max_words)}
             for style in STYLES

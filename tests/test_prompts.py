@@ -12,7 +12,7 @@ from qedistill.feedback import Pair
 from qedistill.generation.recorded import read_answers
 from qedistill.generation.teacher import teach, teacher_requests
 from qedistill.params import Collection, load_params
-from qedistill.training.data import dpo_rows, sft_rows
+from qedistill.training.data import dpo_rows, sft_rows, student_prompt
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load_params(ROOT / "profiles/pyapi.yaml")
@@ -162,6 +162,16 @@ def test_requests_carry_what_determines_the_answer() -> None:
     assert [(r.query_id, r.sample) for r in asked] == [("b", 0), ("a", 0), ("a", 1)]
     assert asked[0].options == {"temperature": 0.8, "top_p": 0.9, "think": {"on": False}} and asked[0].model == "m"
     assert len({r.key for r in asked}) == 3
+
+
+def test_the_base_is_told_what_a_trained_student_knows() -> None:
+    user = {"role": "user", "content": "sort a list"}
+    asked = PARAMS.student.model_copy(update={"prompt": "query"})
+    assert student_prompt("sort a list", asked, ENGLISH) == [user]
+    system, last = student_prompt("sort a list", asked, ENGLISH, trained=False)
+    assert system["role"] == "system" and system["content"] and last == user
+    full = asked.model_copy(update={"prompt": "full"})
+    assert student_prompt("sort a list", full, ENGLISH) == student_prompt("sort a list", full, ENGLISH, trained=False)
 
 
 def test_sft_rows_cut_and_take_the_first_samples() -> None:

@@ -315,6 +315,35 @@ def test_fetch_without_a_chat_template(tmp_path):
         student.fetch_student(str(source), None, tmp_path / "out", tmp_path / "cache")
 
 
+def test_fetch_with_a_chat_template(base, tmp_path):
+    student.fetch_student(
+        str(base), None, tmp_path / "out", tmp_path / "cache", Path(__file__).parents[1] / "prompts/chatml.jinja"
+    )
+    _, tokenizer = student.load_student(tmp_path / "out")
+    chat = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]
+    asked = "<|im_start|>user\na b<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == asked + "c<|im_end|>"
+    assert tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True) == asked
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "no such file; null takes the model's own"),
+        ("{{ messages[0].content }}", "messages are missing"),
+        ("a\n{% for m in messages %}", r"no chat template: .*endfor.* \(line 2\)"),
+        ("{{ raise_exception('no') }}", "no chat template: no"),
+    ],
+)
+def test_a_chat_template_is_checked_before_the_model(tmp_path, text, problem):
+    template = tmp_path / "own.jinja"
+    if text is not None:
+        template.write_text(text)
+    with pytest.raises(UserError, match=f"student.chat_template .*own.jinja: .*{problem}"):
+        student.fetch_student("/no/such/folder", None, tmp_path / "out", tmp_path / "cache", template)
+
+
 def test_fetch_of_nothing(tmp_path, monkeypatch):
     for name in ("./no/such/folder", "/no/such/folder"):
         with pytest.raises(UserError, match="no such folder"):

@@ -1,6 +1,7 @@
 """Scores of a run for each query: ranx, and every figure a second time by pytrec_eval."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytrec_eval
@@ -54,27 +55,9 @@ def view(qrels: Qrels, reads: str, relevance_level: int = 1) -> Qrels:
     return {query_id: {doc_id: grade(g) for doc_id, g in grades.items()} for query_id, grades in qrels.items()}
 
 
-def to_ranx(qrels: Qrels, runs: dict[str, Run]) -> tuple[ranx.Qrels, list[ranx.Run]]:
-    """Judgments and runs for ranx: runs in trec_eval's order, over exactly the queries judged.
-
-    Documents get names of eight characters: ranx compiles its loops anew, for half a minute, for every width of the
-    longest document id it meets, and keeps what it compiled. A query without results gets a document nobody judged,
-    for ranx passes over a query that has none.
-    """
-    number: dict[str, int] = {}
-
-    def name(doc_id: str) -> str:
-        return f"{number.setdefault(doc_id, len(number)):08d}"
-
-    judged = {q: {name(doc_id): grade for doc_id, grade in grades.items()} for q, grades in qrels.items()}
-    ranked = {
-        system: {q: {name(d): s for d, s in found.items()} for q, found in rank(run).items() if q in qrels and found}
-        for system, run in runs.items()
-    }
-    return ranx.Qrels(judged), [
-        ranx.Run({q: run.get(q, {"unjudged": 0.0}) for q in sorted(qrels)}, name=system)
-        for system, run in ranked.items()
-    ]
+def compile_loops() -> None:
+    """Have Numba compile what ranx needs for `score`, half a minute; it keeps the machine code for later processes."""
+    score({"query": {"document": 1}}, {"query": {"document": 1.0}})
 
 
 def score(
@@ -92,18 +75,37 @@ def score(
         Disagreement: a score by ranx differs from pytrec_eval's by more than 1e-6.
     """
     query_ids = sorted(qrels)
+    ranked = {query_id: found for query_id, found in rank(run).items() if query_id in qrels and found}
+    names = {query_id: _names([*ranked.get(query_id, ()), *qrels[query_id]]) for query_id in query_ids}
+
+    def named(values: dict[str, Any], query_id: str) -> dict[str, Any]:
+        return {names[query_id][doc_id]: value for doc_id, value in values.items()}
+
+    # ranx passes over a query without results: it gets a document nobody judged.
+    ours = ranx.Run({q: named(ranked[q], q) if q in ranked else {"unjudged": 0.0} for q in query_ids})
     scores: dict[str, np.ndarray] = {}
-    for measure in measures:
-        by_ranx, by_trec, reads = _MEASURES[measure]
+    for reads in dict.fromkeys(_MEASURES[measure][2] for measure in measures):
+        wanted = {measure: _MEASURES[measure][:2] for measure in measures if _MEASURES[measure][2] == reads}
         seen = view(qrels, reads, relevance_level)
-        judged, (ours,) = to_ranx(seen, {"run": run})
-        scores[measure] = np.asarray(ranx.evaluate(judged, ours, by_ranx, return_mean=False), dtype=float)
-        theirs = pytrec_eval.RelevanceEvaluator(seen, {by_trec}).evaluate(run)
-        expected = np.array([theirs.get(query_id, {}).get(by_trec, 0.0) for query_id in query_ids])
-        worst = int(np.argmax(np.abs(scores[measure] - expected)))
-        if not abs(scores[measure][worst] - expected[worst]) <= TOLERANCE:
-            raise Disagreement(
-                f"{measure} of query {query_ids[worst]}: ranx says {scores[measure][worst]:.6f}, "
-                f"pytrec_eval {expected[worst]:.6f}"
-            )
-    return scores
+        judged = ranx.Qrels({query_id: named(seen[query_id], query_id) for query_id in query_ids})
+        theirs = pytrec_eval.RelevanceEvaluator(seen, {by_trec for _, by_trec in wanted.values()}).evaluate(run)
+        for measure, (by_ranx, by_trec) in wanted.items():
+            found = ranx.evaluate(judged, ours, by_ranx, return_mean=False)
+            scores[measure] = np.asarray(found, dtype=float)
+            expected = np.array([theirs.get(query_id, {}).get(by_trec, 0.0) for query_id in query_ids])
+            _check(measure, query_ids, scores[measure], expected)
+    return {measure: scores[measure] for measure in measures}
+
+
+def _names(doc_ids: list[str]) -> dict[str, str]:
+    """Names of eight characters: ranx compiles its loops anew, for half a minute, for every width of the longest
+    document id it meets, and keeps what it compiled."""
+    return {doc_id: f"{number:08d}" for number, doc_id in enumerate(dict.fromkeys(doc_ids))}
+
+
+def _check(measure: str, query_ids: list[str], by_ranx: np.ndarray, by_trec: np.ndarray) -> None:
+    worst = int(np.argmax(np.abs(by_ranx - by_trec)))
+    if not abs(by_ranx[worst] - by_trec[worst]) <= TOLERANCE:
+        raise Disagreement(
+            f"{measure} of query {query_ids[worst]}: ranx says {by_ranx[worst]:.6f}, pytrec_eval {by_trec[worst]:.6f}"
+        )

@@ -173,7 +173,8 @@ class Teacher(Group):
 class Student(Group):
     model: str
     sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
-    prompt: Literal["short", "full"]
+    chat_template: str | None = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.jinja$")
+    prompt: Literal["query", "short", "full"]
     max_words: Positive | None
 
     @model_validator(mode="after")
@@ -295,6 +296,11 @@ class Params(Group):
     cost: Cost
     report: Report
     tracking: Tracking
+
+    @property
+    def pair_splits(self) -> tuple[str, ...]:
+        """The splits whose queries get candidates and pairs: validation's are for `dpo.evaluations` alone."""
+        return ("train", "validation") if self.dpo.evaluations else ("train",)
 
     @model_validator(mode="after")
     def _encoded(self) -> "Params":

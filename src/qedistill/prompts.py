@@ -113,11 +113,14 @@ def few_shot(query: str, exemplars: list[Exemplar], collection: Collection, max_
 
 
 def student(query: str, prompt: str, collection: Collection, max_words: int) -> Messages:
-    """The student's prompt, without exemplars: `short` (a few words) or `full` (the teacher's zero-shot prompt)."""
+    """The student's prompt, without exemplars: `query` (nothing else), `short` (a few words before it) or `full` (the
+    teacher's zero-shot prompt)."""
     if prompt == "full":
         return zero_shot(query, collection, max_words)
-    short = load_templates(collection.language).short.format()
-    return [{"role": "system", "content": short}, {"role": "user", "content": query}]
+    user = {"role": "user", "content": query}
+    if prompt == "query":
+        return [user]
+    return [{"role": "system", "content": load_templates(collection.language).short.format()}, user]
 
 
 def answer(text: str) -> Messages:

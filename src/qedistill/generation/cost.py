@@ -43,7 +43,7 @@ def measure(student: Path, base: Path | None, queries: Queries, params: Params) 
     wanted = params.generation
     ids = sorted(queries)
     random.Random(params.seed).shuffle(ids)
-    prompts = {i: student_prompt(queries[i], params.student, params.collection) for i in ids}
+    prompts = {i: student_prompt(queries[i], params.student, params.collection, base is not None) for i in ids}
 
     def expand(count: int, first: int = 0, length: int = wanted.max_new_tokens) -> tuple[list[dict[str, Any]], float]:
         """Answers to `count` queries in one batch, and its seconds; the queries come round again where they are few."""

@@ -16,7 +16,7 @@ def expand(
     They are written by the model in this process or, where `generation.server` is set, by that server.
 
     Args:
-        student: folder of a plain model, or of an adapter on that in `base`.
+        student: folder of the plain model, or of an adapter on that in `base`.
 
     Returns:
         Records as `generation.local.generate` gives them, white space as single spaces, with `style` ("student") and
@@ -27,7 +27,8 @@ def expand(
     from qedistill.training.data import student_prompt
     from qedistill.training.model import load_student
 
-    prompts = {i: student_prompt(text, params.student, params.collection) for i, text in queries.items()}
+    trained = base is not None
+    prompts = {i: student_prompt(text, params.student, params.collection, trained) for i, text in queries.items()}
     wanted = params.generation
     if wanted.server:
         start = time.perf_counter()

@@ -179,7 +179,7 @@ class Work:
 def measure_work(params: Params, counts: dict[str, int]) -> Work:
     """The work of the stages from sft to retrieve, at the most."""
     train, validation = counts["train"], counts["validation"]
-    learning = train + validation
+    paired = sum(counts[split] for split in params.pair_splits)
     evaluated = sum(counts.values()) - train
     query = student_prompt(_words(QUERY_WORDS, params), params.student, params.collection)
     prompt = sum(tokens_in(message["content"]) for message in query) + TURNS
@@ -200,7 +200,7 @@ def measure_work(params: Params, counts: dict[str, int]) -> Work:
     searched = params.generation.samples if params.retrieval.combine == "fuse" else 1
     weights = len(params.retrieval.query_weights) if params.retrieval.query_weight == "auto" else 0
     return Work(
-        feedback_searches=learning * (teachers + params.feedback.samples + 1),
+        feedback_searches=paired * (teachers + params.feedback.samples + 1),
         retrieve_searches=evaluated * (3 + 3 * searched + 2) + validation * weights * (3 * searched + 2),
         prompt_tokens=prompt,
         sft_rows=rows,
@@ -209,7 +209,7 @@ def measure_work(params: Params, counts: dict[str, int]) -> Work:
         pairs=pairs,
         dpo_steps=_steps(pairs, params.dpo),
         dpo_tokens=dpo_passes * 2 * min(prompt + answer, params.dpo.max_length),
-        sample_tokens=learning * params.feedback.samples * (prompt / max(params.feedback.samples, 1) + _new(params)),
+        sample_tokens=paired * params.feedback.samples * (prompt / max(params.feedback.samples, 1) + _new(params)),
         expand_tokens=3 * evaluated * params.generation.samples * (prompt / params.generation.samples + _new(params)),
     )
 

@@ -12,9 +12,13 @@ from qedistill.text import Queries, cut_words
 FULL_MAX_WORDS = 60  # what the full prompt asks for where a target is not cut
 
 
-def student_prompt(query: str, student: Student, collection: Collection) -> Messages:
-    """What the student is asked, in training and at inference alike."""
-    return student_messages(query, student.prompt, collection, student.max_words or FULL_MAX_WORDS)
+def student_prompt(query: str, student: Student, collection: Collection, trained: bool = True) -> Messages:
+    """What the student is asked, in training and at inference alike.
+
+    One not `trained`, the base, has to be told what is wanted: the bare query gives way to the short prompt.
+    """
+    prompt = "short" if student.prompt == "query" and not trained else student.prompt
+    return student_messages(query, prompt, collection, student.max_words or FULL_MAX_WORDS)
 
 
 def sft_rows(

