@@ -37,6 +37,7 @@ DEFAULT = Row("HEAD", "default", students=("base", *BOTH))
 SEEDS = (Row("seed-43", "seed 43", {"seed": 43}, BOTH), Row("seed-44", "seed 44", {"seed": 44}, BOTH))
 GRID = (
     Row("plain", "DPO without the likelihood term (the paper)", {"dpo.sft_weight": 0.0}),
+    Row("weight-0.1", "likelihood term x 0.1", {"dpo.sft_weight": 0.1}),
     Row("teacher-pairs", "pairs of the teacher's answers only (the paper)", {"pairs.candidates": "teacher"}),
     Row("both-pairs", "pairs of the teacher's and the student's", {"pairs.candidates": "both"}),
     Row("beta-0.5", "DPO beta 0.5", {"dpo.beta": 0.5}),
@@ -46,6 +47,7 @@ GRID = (
     Row("weight-1", "query once", {"retrieval.query_weight": 1}, BOTH),
     Row("fuse", "8 samples fused by reciprocal rank", {"retrieval.combine": "fuse"}, BOTH),
     Row("sft-3", "SFT 3 epochs", {"sft.epochs": 3}, BOTH),
+    Row("short", "short prompt in the model's own template", {"student.prompt": "short", "student.chat_template": "null"}, BOTH),
 )
 
 
