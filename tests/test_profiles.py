@@ -263,7 +263,8 @@ def test_miracl_cuts_answers_by_characters(miracl: tuple[Path, str, Path]) -> No
         for record in read_jsonl(project / f"data/teacher/{style}.jsonl")
     }
     candidates = list(read_jsonl(project / "data/feedback.jsonl"))
-    assert len(candidates) == 10 * 2 + 6 * 2
+    learnt = read_queries(project / "data/collection/queries/train.tsv")
+    assert len(candidates) == sum(query_id in learnt for query_id, _, _ in answers) == 9 * 2 + 5 * 2
     for candidate in candidates:
         whole = answers[candidate["query_id"], candidate["style"], candidate["sample"]]
         kept = len(HAN.findall(candidate["text"]))
