@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 import numpy as np
+import yaml
 
 from qedistill.params import load_params
 from qedistill.report import insert, to_markdown
-from qedistill.text import write_json
+from qedistill.text import flatten, write_json
 
 PAGE = Path("docs/ablation.md")
 BOTH, DPO = ("sft", "dpo"), ("dpo",)
@@ -33,11 +34,19 @@ class Row:
     students: tuple[str, ...] = DPO
 
 
+def changes(profile: str) -> dict[str, Any]:
+    """How a profile differs from the default."""
+    whole, default = (
+        flatten(yaml.safe_load(Path(f"profiles/{name}.yaml").read_text(encoding="utf-8")))
+        for name in (profile, "pyapi")
+    )
+    return {key: value for key, value in whole.items() if value != default[key]}
+
+
 DEFAULT = Row("HEAD", "default", students=("base", *BOTH))
 SEEDS = (Row("seed-43", "seed 43", {"seed": 43}, BOTH), Row("seed-44", "seed 44", {"seed": 44}, BOTH))
 GRID = (
     Row("plain", "DPO without the likelihood term (the paper)", {"dpo.sft_weight": 0.0}),
-    Row("weight-0.1", "likelihood term x 0.1", {"dpo.sft_weight": 0.1}),
     Row("teacher-pairs", "pairs of the teacher's answers only (the paper)", {"pairs.candidates": "teacher"}),
     Row("both-pairs", "pairs of the teacher's and the student's", {"pairs.candidates": "both"}),
     Row("beta-0.5", "DPO beta 0.5", {"dpo.beta": 0.5}),
@@ -47,7 +56,7 @@ GRID = (
     Row("weight-1", "query once", {"retrieval.query_weight": 1}, BOTH),
     Row("fuse", "8 samples fused by reciprocal rank", {"retrieval.combine": "fuse"}, BOTH),
     Row("sft-3", "SFT 3 epochs", {"sft.epochs": 3}, BOTH),
-    Row("short", "short prompt in the model's own template", {"student.prompt": "short", "student.chat_template": "null"}, BOTH),
+    Row("pyapi-full", "the profile pyapi-full", changes("pyapi-full"), ("base", *BOTH)),
 )
 
 
@@ -59,10 +68,10 @@ def main(only: tuple[str, ...], table: bool) -> None:
     for row in (*SEEDS, *GRID):
         if table or row.name in done or (only and row.name not in only):
             continue
-        changes = [part for key, value in row.params.items() for part in ("-S", f"{key}={value}")]
+        settings = [part for key, value in row.params.items() for part in ("-S", f"{key}={value}")]
         click.echo(f"{row.title}: {row.params}")
         # No further than evaluate: costs and the report are not in the table.
-        subprocess.run(["dvc", "exp", "run", "--temp", "--name", row.name, *changes, "evaluate"], check=True)
+        subprocess.run(["dvc", "exp", "run", "--temp", "--name", row.name, *settings, "evaluate"], check=True)
     done = finished()
     tests = list(load_params().collection.tests)
     body = [line for row in (DEFAULT, *SEEDS, *GRID) if row.name in done for line in lines(row, done[row.name], tests)]
