@@ -57,6 +57,7 @@ GRID = (
     Row("fuse", "8 samples fused by reciprocal rank", {"retrieval.combine": "fuse"}, BOTH),
     Row("sft-3", "SFT 3 epochs", {"sft.epochs": 3}, BOTH),
     Row("pyapi-full", "the profile pyapi-full", changes("pyapi-full"), ("base", *BOTH)),
+    Row("pyapi-full-1", "pyapi-full, query once", changes("pyapi-full") | {"retrieval.query_weight": 1}, BOTH),
 )
 
 
