@@ -4,6 +4,8 @@ Reads params `pairs`, `dpo.evaluations`, `student.prompt`, `student.max_words`, 
 metrics/pairs.json tells how many queries gave pairs and why the others did not.
 """
 
+from typing import Any
+
 import click
 
 from qedistill.feedback import from_source, make_pairs
@@ -19,7 +21,7 @@ def main() -> None:
     params = load_params()
     with stage_run("pairs", params) as run:
         candidates = from_source(list(read_jsonl(FEEDBACK)), params.pairs.candidates)
-        figures = {}
+        figures: dict[str, Any] = {}
         with atomic(PAIRS) as folder:
             for split in ("train", "validation"):
                 texts = read_queries(queries(split))

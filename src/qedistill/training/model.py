@@ -58,20 +58,20 @@ def _read_template(path: Path) -> str:
     Raises:
         UserError: there is no such file, it is not UTF-8 or no Jinja, or a chat's words are not in what it renders.
     """
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError
     from transformers.utils.chat_template_utils import render_jinja_template
 
     name = f"student.chat_template {path}"
     chat = [{"role": "user", "content": "a query"}, {"role": "assistant", "content": "an expansion"}]
     try:
         text = path.read_text(encoding="utf-8")
-        (rendered,), _ = render_jinja_template([chat], chat_template=text)
+        rendered = render_jinja_template([chat], chat_template=text)[0][0]
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; null takes the model's own template") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 (byte {error.start})") from None
     except TemplateError as error:
-        line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
+        line = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
         raise UserError(f"{name}: no chat template: {error}{line}") from None
     if not all(message["content"] in rendered for message in chat):
         raise UserError(f"{name}: a chat's messages are missing in what it renders")
