@@ -58,8 +58,8 @@ def test_the_figures_make_sense(project: Path, reproduced: str) -> None:
     lines = [json.loads(line) for line in (project / "data/pairs/train.jsonl").read_text().splitlines()]
     assert {line["chosen_from"] for line in lines} <= {"zero_shot/0", "few_shot/0"}
     feedback = json.loads((project / "metrics/feedback.json").read_text())
-    # 8 queries, one of them the exemplar, which has no few-shot answers.
-    assert feedback["teacher"]["candidates"] == 8 * 2 + 7 * 2 and feedback["student"]["candidates"] == 8 * 2
+    # 6 training queries, one of them the exemplar, which has no few-shot answers.
+    assert feedback["teacher"]["candidates"] == 6 * 2 + 5 * 2 and feedback["student"]["candidates"] == 6 * 2
     expanded = [json.loads(line) for line in (project / "data/expansions/dpo.jsonl").read_text().splitlines()]
     assert sorted({record["sample"] for record in expanded}) == [0, 1] and len(expanded) == 6 * 2
     weights = json.loads((project / "metrics/retrieve.json").read_text())["query_weight"]
