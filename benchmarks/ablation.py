@@ -14,11 +14,10 @@ from typing import Any
 
 import click
 import numpy as np
-import yaml
 
 from qedistill.params import load_params
 from qedistill.report import insert, to_markdown
-from qedistill.text import flatten, write_json
+from qedistill.text import flatten, read_yaml, write_json
 
 PAGE = Path("docs/ablation.md")
 BOTH, DPO = ("sft", "dpo"), ("dpo",)
@@ -36,10 +35,7 @@ class Row:
 
 def changes(profile: str) -> dict[str, Any]:
     """How a profile differs from the default."""
-    whole, default = (
-        flatten(yaml.safe_load(Path(f"profiles/{name}.yaml").read_text(encoding="utf-8")))
-        for name in (profile, "pyapi")
-    )
+    whole, default = (flatten(read_yaml(f"profiles/{name}.yaml")) for name in (profile, "pyapi"))
     return {key: value for key, value in whole.items() if value != default[key]}
 
 

@@ -14,8 +14,9 @@ from qedistill.layout import DENSE, FEEDBACK, METRICS, SAMPLES, TEACHER, qrels, 
 from qedistill.params import load_params
 from qedistill.prompts import STYLES
 from qedistill.retrieval import DenseSearcher, combine, open_searcher
-from qedistill.text import cut_words, read_jsonl, read_qrels, read_queries, write_json, write_jsonl
+from qedistill.text import read_jsonl, read_qrels, read_queries, write_json, write_jsonl
 from qedistill.tracking import stage_run
+from qedistill.words import cut_words
 
 DEPTH = 10  # nDCG@10 looks no deeper
 

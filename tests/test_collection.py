@@ -19,7 +19,7 @@ from qedistill.collection import (
 from qedistill.collection.memory import Docs, JudgedQueries, TitledDoc
 from qedistill.errors import UserError
 from qedistill.params import Collection
-from qedistill.text import plain
+from qedistill.words import plain
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT / "recordings/pyapi"

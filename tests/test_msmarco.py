@@ -35,7 +35,8 @@ from tiny import make_tiny_student
 
 from qedistill.evaluation import SYSTEMS
 from qedistill.retrieval import indexes
-from qedistill.text import cut_words, plain, read_jsonl, read_qrels, read_queries, read_run
+from qedistill.text import read_jsonl, read_qrels, read_queries, read_run
+from qedistill.words import cut_words, plain
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,9 @@ from qedistill.evaluation import SYSTEMS, TEACHERS
 from qedistill.prompts import STYLES
 from qedistill.retrieval import indexes
 from qedistill.retrieval.jvm import java_class
-from qedistill.text import HAN, flatten, read_json, read_jsonl, read_queries, read_run, write_jsonl
+from qedistill.text import flatten, read_json, read_jsonl, read_queries, read_run, write_jsonl
 from qedistill.training.model import load_student
+from qedistill.words import HAN
 
 pytestmark = pytest.mark.slow
 

@@ -63,7 +63,7 @@ def test_a_prompt_file_is_checked(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             prompts.load_templates(f"x{number}", tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(UserError, match="bad.yaml: not YAML"):
+    with pytest.raises(UserError, match="bad.yaml:1: not YAML"):
         prompts.load_templates("bad", tmp_path)
 
 

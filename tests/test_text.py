@@ -1,5 +1,6 @@
 """File formats: round trips, and errors that name file and line."""
 
+import errno
 import gzip
 from pathlib import Path
 
@@ -64,9 +65,40 @@ def test_nothing_is_half_written(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".a.json.x1y2").mkdir()
+    (tmp_path / ".qedistill-draft-a.json-abcd1234").mkdir()
+    (tmp_path / ".qedistill-draft-a.json-abcd1234" / "a.json").touch()
     text.write_json(tmp_path / "a.json", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_other_programs_files_are_left_alone(tmp_path: Path) -> None:
+    for name in (".a.json.swp", ".a.json.x1y2", ".#a.json", "a.json~", ".qedistill-draft-a.json-abcd1234"):
+        (tmp_path / name).touch()
+    for name in (
+        ".a.json.bak",
+        ".a.json.abcd1234",
+        ".qedistill-draft-a.json-notes",
+        ".qedistill-draft-b.json-abcd1234",
+    ):
+        (tmp_path / name).mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    text.write_json(tmp_path / "a.json", 1)
+    assert {path.name for path in tmp_path.iterdir()} == before | {"a.json"}
+
+
+def test_a_living_writers_folder_is_left_alone(tmp_path: Path) -> None:
+    with text.atomic(tmp_path / "a.json") as slow:
+        text.write_json(tmp_path / "a.json", 1)
+        slow.write_text("2")
+    assert (tmp_path / "a.json").read_text() == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    text.write_json(tmp_path / "a.json", 1)
+    with pytest.raises(UserError, match="a.json: cannot be written: No space left"), text.atomic(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (tmp_path / "a.json").read_text() == "1\n"
 
 
 def test_atomic_replaces_a_folder(tmp_path: Path) -> None:
@@ -85,16 +117,41 @@ def test_csv_takes_the_columns_named(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_text() == "step,loss\n"
 
 
-def test_cut_words() -> None:
-    assert text.cut_words("a b  c", 2) == "a b"
-    assert text.cut_words("a b  c", None) == "a b  c"
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: [1\n", "p.yaml:2: not YAML"),
+        (b"a: 1\na: 2\n", "p.yaml:2: not YAML"),
+        (b"<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> x\n", "conflict marks"),
+        (b"a: \xff\n", "not UTF-8"),
+    ],
+)
+def test_what_is_no_yaml_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "p.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        text.read_yaml(tmp_path / "p.yaml")
 
 
-def test_two_han_characters_are_a_word() -> None:
-    chinese = "雷电，是云层numpy.sort 的放电。 气象"
-    assert text.count_words(chinese) == 6.0  # 雷电 是云 层…的 放电 气象, and numpy.sort
-    assert [text.cut_words(chinese, n) for n in (1, 3, 4, 99)] == [
-        "雷电，", "雷电，是云层", "雷电，是云层numpy.sort 的", chinese,
-    ]  # fmt: skip
-    long = "没有空格的文字" * 20
-    assert all(text.count_words(text.cut_words(long, n)) == n for n in (1, 5, 60))
+def test_yaml_is_read_as_dvc_writes_it(tmp_path: Path) -> None:
+    from dvc.utils.serialize import modify_yaml
+
+    values = {"a": 5e-05, "b": 1e-6, "c": "no", "d": "on", "e": 1e22, "f": None, "g": "1e-5", "h": "5e-05", "i": "0o7",
+              "j": [1.0, "y"], "k": "1:30", "l": "12_3"}  # fmt: skip
+    (tmp_path / "p.yaml").write_text("# a comment\nz: 1\n")
+    with modify_yaml(tmp_path / "p.yaml") as tree:
+        tree.update(values)
+    assert text.read_yaml(tmp_path / "p.yaml") == {"z": 1, **values}
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_bytes(b"\xef\xbb\xbfq1 0 d1 1\r\nq2 0 d2 1\r\n")
+    assert text.read_qrels(tmp_path / "q.txt") == {"q1": {"d1": 1}, "q2": {"d2": 1}}
+
+
+@pytest.mark.parametrize(
+    "content", [b"not gzip", gzip.compress(b"q1\t" + bytes(range(32, 127)))[:-12], b"\x1f\x8b\x08" + b"\0" * 30]
+)
+def test_a_broken_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "q.tsv.gz").write_bytes(content)
+    with pytest.raises(UserError, match="q.tsv.gz: not a whole gzip file"):
+        text.read_queries(tmp_path / "q.tsv.gz")

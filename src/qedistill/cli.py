@@ -5,13 +5,12 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-import yaml
 
 from qedistill import layout, report
 from qedistill.errors import UserError
 from qedistill.layout import METRICS
 from qedistill.params import Params, load_params
-from qedistill.text import Queries, atomic, read_qrels, read_queries, write_jsonl
+from qedistill.text import Queries, atomic, read_qrels, read_queries, read_yaml, write_jsonl
 
 PROFILES = Path("profiles")
 
@@ -49,7 +48,7 @@ def plan(check: bool, gpu: str | None) -> None:
     from qedistill.plan import find_device, make_plan
     from qedistill.plan.show import show
 
-    params, raw = load_params(), yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params, raw = load_params(), read_yaml("params.yaml")
     made = make_plan(params, raw, Path(), layout.ledger(), find_device(gpu))
     show(made)
     if check and made.missing:

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qedistill.errors import UserError
 from qedistill.evaluation import SYSTEMS, Difference, paired_difference
 from qedistill.evidence import read_runs, run_folders
 from qedistill.layout import METRICS, RUNS, qrels
 from qedistill.params import Evaluation
-from qedistill.text import Qrels, Run, flatten, read_json, read_qrels
+from qedistill.text import Qrels, Run, flatten, read_json, read_qrels, read_yaml
 
 WORKSPACE = "workspace"
 # What training costs: metrics/<stage>.json, its key, what that is, and how many make one.
@@ -98,7 +96,7 @@ def _fetch(name: str, folder: Path) -> None:
 
 
 def _read(name: str, folder: Path) -> Revision:
-    raw = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    raw = read_yaml(folder / "params.yaml")
     folders = run_folders(raw["collection"]["tests"], folder / RUNS)
     costs: dict[str, float] = {}
     for stage, key, label, unit in COSTS:

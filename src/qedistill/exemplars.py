@@ -13,7 +13,8 @@ from qedistill.params import Bm25
 from qedistill.params import Exemplars as Wanted
 from qedistill.prompts import EVERY, Exemplar, Exemplars
 from qedistill.retrieval import Searcher, build_index
-from qedistill.text import Qrels, Queries, cut_words, plain
+from qedistill.text import Qrels, Queries
+from qedistill.words import cut_words, plain
 
 _SPARE = 50  # similar queries looked at beyond k, for those that must not be shown
 

@@ -1,13 +1,15 @@
 """params.yaml, typed and validated before any work."""
 
+import difflib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from qedistill.errors import UserError
+from qedistill.text import read_yaml
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -16,21 +18,23 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]  # without a user, a password or a key
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]  # of the environment
 # Names of test sets and systems become parts of file names and metric keys.
+# An id or a file's name that is all digits is a number to YAML.
+Id = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class Group(BaseModel):
-    """A group of params: unknown keys and silent conversions ("0.1" for 0.1) are errors."""
+    """A group of params: unknown keys, silent conversions ("0.1" for 0.1) and numbers without end are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Collection(Group):
     source: str
     path: str
-    train: str | None
+    train: Id | None
     train_queries: Positive | None
-    tests: dict[Name, str] = Field(min_length=1)
+    tests: dict[Name, Id] = Field(min_length=1)
     validation: Share
     language: str = Field(pattern=r"^[a-z]{2}$")
     document: str
@@ -78,6 +82,7 @@ class Retrieval(Group):
     query_weight: Positive | Literal["auto"]
     query_weights: list[Positive] = Field(min_length=1)
     combine: Literal["concatenate", "fuse"]
+    ignore_identical_ids: bool
 
 
 class Hnsw(Group):
@@ -103,7 +108,7 @@ class Dense(Group):
 class Exemplars(Group):
     k: Positive
     choose: Literal["ids", "random", "diverse", "similar"]
-    ids: list[str]
+    ids: list[Id]
     passages: Literal["judged", "retrieved"]
     max_words: Positive
     max_tokens: Positive | None
@@ -138,6 +143,10 @@ class Api(Group):
     def _ours(self) -> "Api":
         if ours := {"model", "messages", "stream", "n"} & set(self.extra_body):
             raise ValueError(f"extra_body must not set {', '.join(sorted(ours))}")
+        try:
+            json.dumps(self.extra_body, allow_nan=False)
+        except (TypeError, ValueError) as error:  # a date, .inf
+            raise ValueError(f"extra_body holds what JSON cannot: {error}; put quotes around it") from None
         limits = ("max_tokens", "max_completion_tokens")
         if wrong := [name for name in limits if not isinstance(self.extra_body.get(name, 1), int | None)]:
             raise ValueError(f"extra_body.{wrong[0]} must be a whole number or null")
@@ -340,34 +349,47 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         UserError: the file is missing or no YAML, or a key is unknown, missing, of a wrong type or out of range;
             every such key is named.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run this in the folder of dvc.yaml, or `qedistill use pyapi`") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; run this in the folder of dvc.yaml, or `qedistill use pyapi`")
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: holds no groups of params; `qedistill use pyapi` puts the default in its place")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: {'; '.join(_explain(e) for e in error.errors())}") from None
+        raise UserError(f"{path}: {'; '.join(_explain(error.errors()))}") from None
 
 
-def _explain(error: ErrorDetails) -> str:
+def _explain(errors: list[ErrorDetails]) -> list[str]:
+    """A clause for each error; a missing parameter whose name an unknown one nearly has is that one's right name."""
+    missing = {_key(error) for error in errors if error["type"] == "missing"}
+    told = []
+    for error in errors:
+        key = _key(error)
+        match error["type"]:
+            case "extra_forbidden":
+                group, dot, name = key.rpartition(".")
+                names = {
+                    name
+                    for known in missing
+                    if known.rpartition(".")[0] == group and (name := known.rpartition(".")[2])
+                }
+                near = difflib.get_close_matches(name, names, 1)
+                missing -= {f"{group}{dot}{found}" for found in near}
+                told.append(f"unknown parameter {key}" + "".join(f", did you mean {found}?" for found in near))
+            case "missing":
+                pass
+            case _:
+                # A key or a password, put where it does not belong, must not reach a log.
+                hidden = isinstance(error["input"], dict) or key.startswith(
+                    ("teacher.api", "generation.server", "generation.key")
+                )
+                got = "" if hidden else f" (is {error['input']!r})"
+                told.append(f"{key}: ".removeprefix(": ") + error["msg"].removeprefix("Value error, ") + got)
+    return [f"missing parameter {key}" for key in sorted(missing)] + told
+
+
+def _key(error: ErrorDetails) -> str:
     # A union adds the name of its branch to the location; that is no key of the file.
-    key = ".".join(
-        str(part) for part in error["loc"] if not str(part).startswith(("function", "constrained", "literal"))
-    )
-    match error["type"]:
-        case "extra_forbidden":
-            return f"unknown parameter {key}"
-        case "missing":
-            return f"missing parameter {key}"
-        case _:
-            # A key or a password, put where it does not belong, must not reach a log.
-            hidden = isinstance(error["input"], dict) or key.startswith(
-                ("teacher.api", "generation.server", "generation.key")
-            )
-            got = "" if hidden else f" (is {error['input']!r})"
-            return f"{key}: {error['msg'].removeprefix('Value error, ')}{got}"
+    parts = [str(part) for part in error["loc"]]
+    return ".".join(part for part in parts if not part.startswith(("function", "constrained", "literal")))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from qedistill.errors import UserError
 from qedistill.params import Collection
+from qedistill.text import read_yaml
 
 Messages = list[dict[str, str]]
 STYLES = ("zero_shot", "few_shot")
@@ -61,16 +61,10 @@ def load_templates(language: str, folder: Path = TEMPLATES) -> Templates:
     """
     path = folder / f"{language}.yaml"
     try:
-        return Templates.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        if path.is_file():
+            return Templates.model_validate(read_yaml(path))
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none: run this in the folder of dvc.yaml"
-        raise UserError(
-            f"collection.language: no prompt templates for {language!r} (there are: {known}); write {path}"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"collection.language: no prompt templates for {language!r} (there are: {known}); write {path}")
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
         raise UserError(f"{path}: {'; '.join(wrong)}") from None

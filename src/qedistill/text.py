@@ -1,57 +1,142 @@
 """File formats: one reader and one writer a kind. Everything is UTF-8; a `.gz` name is read as gzip."""
 
 import csv
+import errno
+import fcntl
 import gzip
 import json
 import os
 import re
 import shutil
 import tempfile
-import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
 from qedistill.errors import UserError
+from qedistill.words import one_line
 
 Queries = dict[str, str]  # query id -> text
 Qrels = dict[str, dict[str, int]]  # query id -> doc id -> grade
 Run = dict[str, dict[str, float]]  # query id -> doc id -> score
 
-HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
-_PIECES = re.compile(rf"{HAN.pattern}|[^{HAN.pattern[1:]}+")
+# What `atomic` calls its temporary folders: a name that no other program makes.
+_DRAFT = ".qedistill-draft-{}-"
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` (file or folder) that becomes `path` if the block ends well, and vanishes if not."""
+    """A temporary path beside `path` (file or folder) that becomes `path` if the block ends well, and vanishes if not.
+
+    What a killed process left is removed by the next writer of the same path; it is told from a living one's by a lock
+    that the kernel gives back.
+
+    Raises:
+        UserError: the disk is full, or the folder may not be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        target = Path(folder) / path.name
-        yield target
-        if path.is_dir() and target.exists():
-            shutil.rmtree(path)
-        os.replace(target, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_drafts(path)
+        with _draft_folder(path) as folder:
+            target = folder / path.name
+            yield target
+            if path.is_dir() and not path.is_symlink() and target.exists():
+                shutil.rmtree(path)
+            os.replace(target, path)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise UserError(f"{path}: cannot be written: {error.strerror}; what stood there is left") from error
+        raise
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def _draft_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside a path, locked while it is ours, and removed."""
+    while True:
+        folder = tempfile.mkdtemp(dir=path.parent, prefix=_DRAFT.format(path.name))
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(folder):  # else another writer took it for a leftover before it was locked
+            break
+        os.close(lock)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_drafts(path: Path) -> None:
+    named = re.compile(re.escape(_DRAFT.format(path.name)) + r"[a-z0-9_]{8}")  # tempfile's own ending
+    for folder in path.parent.iterdir():
+        if not named.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue
+        with suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a living process holds it
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
 
 
 @contextmanager
 def open_text(path: str | Path) -> Iterator[IO[str]]:
-    """Open a text file for reading, plain or gzip; a missing file is a UserError."""
+    """Open a text file for reading, plain or gzip, with or without a byte order mark.
+
+    Raises:
+        UserError: there is no such file, it may not be read, is a folder, not UTF-8, or no whole gzip file.
+    """
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if str(path).endswith(".gz")
-            else open(path, encoding="utf-8") as file
-        ):
+        opened = gzip.open if str(path).endswith(".gz") else open
+        with opened(path, "rt", encoding="utf-8-sig") as file:
             yield file
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); convert it with iconv") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file: {one_line(error)}") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The value of a YAML file, by the dialect in which DVC writes params.yaml (YAML 1.2: `5e-05` is a number, `no` a word).
+
+    Raises:
+        UserError: there is no such file, or it is no YAML; file and line are named.
+    """
+    with open_text(path) as file:
+        return parse_yaml(file.read(), str(path))
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """The value of a YAML text, as `read_yaml` reads it; `name` is the text's in errors.
+
+    Raises:
+        UserError: it is no YAML.
+    """
+    try:
+        return YAML(typ="safe").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = one_line(error.problem or error.context or "")
+        conflict = (
+            "; git has left conflict marks in it: resolve them" if re.search("^<<<<<<< ", text, re.MULTILINE) else ""
+        )
+        raise UserError(f"{name}:{mark.line + 1 if mark else 1}: not YAML: {said}{conflict}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: a date or number that is none
+        raise UserError(f"{name}: not YAML: {one_line(error)}") from None
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -191,46 +276,6 @@ def read_expansions(path: str | Path, samples: int | None = None) -> dict[str, l
         if samples is None or record["sample"] < samples:
             found.setdefault(record["query_id"], []).append(record["text"])
     return found
-
-
-def cut_words(text: str, words: int | None) -> str:
-    """The first `words` words of a text, as `count_words` counts them; all of it for None."""
-    if words is None:
-        return text
-    kept: list[str] = []
-    room = float(words)
-    for token in text.split():
-        fits = ""
-        for piece, weight in _pieces(token):
-            room -= weight
-            if room < 0:
-                return " ".join([*kept, fits] if fits else kept)
-            fits += piece
-        kept.append(fits)
-    return " ".join(kept)
-
-
-def count_words(text: str) -> float:
-    """Words by white space; of text that has none between its words, two Han characters count as one.
-
-    Two, as most words of modern Chinese have two characters.
-    """
-    return sum(weight for token in text.split() for _, weight in _pieces(token))
-
-
-def _pieces(token: str) -> Iterator[tuple[str, float]]:
-    """A token without white space in pieces that are not cut, each with its weight in words."""
-    if not HAN.search(token):
-        yield token, 1.0
-        return
-    for piece in _PIECES.findall(token):
-        # Punctuation between Han characters is no word; a name or a number in Latin script is one.
-        yield piece, 0.5 if HAN.match(piece) else float(any(c.isalnum() for c in piece))
-
-
-def plain(text: str) -> str:
-    """Letters and digits alone, in one form and case, by which equal texts are told; no language needs white space."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,13 +23,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
 from qedistill.errors import UserError
 from qedistill.layout import repository_root
 from qedistill.params import Params
 from qedistill.registry import register
-from qedistill.text import flatten
+from qedistill.text import flatten, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -244,8 +243,8 @@ def _profile(flat: dict[str, Any]) -> tuple[str, list[str]]:
 def _changes(flat: dict[str, Any], text: str) -> list[str] | None:
     """How params differ from those in a YAML text, but for `tracking`; None where that holds none."""
     try:
-        known = flatten(yaml.safe_load(text))
-    except (yaml.YAMLError, AttributeError):
+        known = flatten(parse_yaml(text, "params"))
+    except (UserError, AttributeError):
         return None
     keys = [key for key in known | flat if not key.startswith("tracking.") and known.get(key) != flat.get(key)]
     return [f"{key}={flat.get(key)}" for key in keys]
@@ -332,7 +331,7 @@ def _figures(section: str, tree: dict[str, Any]) -> dict[str, float]:
 
 
 def _yaml(path: str) -> dict[str, Any]:
-    return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}) if Path(path).exists() else {}
+    return (read_yaml(path) or {}) if Path(path).exists() else {}
 
 
 def _digest(value: object) -> str:

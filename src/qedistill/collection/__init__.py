@@ -11,7 +11,8 @@ import ir_datasets
 from qedistill.collection import beir, pyapi
 from qedistill.errors import UserError
 from qedistill.params import Collection
-from qedistill.text import Qrels, Queries, plain
+from qedistill.text import Qrels, Queries
+from qedistill.words import plain
 
 Document = dict[str, str]  # doc_id, title, text
 

@@ -2,7 +2,7 @@
 
 import re
 
-from qedistill.text import HAN, count_words, plain
+from qedistill.words import HAN, count_words, plain, says_something
 
 # Kinds of cleaning and of problems, as the metrics count them.
 CLEANED = ("thinking", "label", "quotes", "query", "cut")
@@ -68,7 +68,7 @@ def examine(
         take_away("query", _without_query(text, query))
         take_away("label", _LABEL.sub("", text).strip())
         take_away("quotes", _unquoted(text))
-    if not plain(text):
+    if not says_something(text):
         return "", cleaned, "query" if "query" in cleaned else "empty"
     if _REFUSAL.match(text.replace("\u2019", "'")):
         return " ".join(text.split()), cleaned, "refusal"

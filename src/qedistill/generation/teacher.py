@@ -13,7 +13,8 @@ from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens
 from qedistill.layout import EXEMPLARS, queries
 from qedistill.params import Params
 from qedistill.prompts import EVERY, STYLES, Exemplar, Exemplars, few_shot, shown
-from qedistill.text import Queries, count_words, read_json, read_queries
+from qedistill.text import Queries, read_json, read_queries
+from qedistill.words import count_words
 
 Record = dict[str, Any]  # an expansion as data/teacher and data/expansions hold it
 

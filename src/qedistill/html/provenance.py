@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
+from qedistill.text import read_yaml
 
 
 def provenance() -> list[tuple[str, str]]:
@@ -36,7 +36,7 @@ def hashes(lock: Path = Path("dvc.lock")) -> list[tuple[str, str, str]]:
 
     DVC writes a stage's entry once the stage is over, so that dvc.lock is current for all that a stage depends on.
     """
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) if lock.exists() else {}).get("stages", {})
+    stages = (read_yaml(lock) or {} if lock.exists() else {}).get("stages", {})
     outs: dict[str, dict[str, Any]] = {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}
     return [
         (path, out.get("md5", ""), f"{out.get('size', 0):,}")

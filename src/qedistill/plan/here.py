@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ir_datasets.util import home_path
 from ir_datasets.util.download import Download
 from packaging.requirements import Requirement
@@ -23,6 +22,7 @@ from qedistill.params import Launch, Params
 from qedistill.plan.model import ALONE, WHEELS, Processes, Shape, find_shape, lora_parameters
 from qedistill.retrieval import start_jvm
 from qedistill.retrieval.dense import in_package, prebuilt_indexes
+from qedistill.text import read_yaml
 
 _UNPACKED = 1.2  # bytes of a Lucene index for one of its archive; Lucene's files are packed already
 _TEXT = 3.0  # bytes of text for one of a compressed collection
@@ -64,7 +64,7 @@ def made_stages(root: Path, params: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return (read_yaml(path) or {}) if path.exists() else {}
 
 
 def _stages(pipeline: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:

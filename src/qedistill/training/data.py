@@ -7,7 +7,8 @@ from qedistill.feedback import Pair
 from qedistill.params import Collection, Student
 from qedistill.prompts import Messages, answer
 from qedistill.prompts import student as student_messages
-from qedistill.text import Queries, cut_words
+from qedistill.text import Queries
+from qedistill.words import cut_words
 
 FULL_MAX_WORDS = 60  # what the full prompt asks for where a target is not cut
 

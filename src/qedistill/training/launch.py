@@ -31,14 +31,14 @@ def through_accelerate(launch: Launch) -> None:
 
 
 def _check_config(path: str) -> None:
-    import yaml
     from accelerate.commands.config.config_args import load_config_from_file
+    from yaml import YAMLError
 
     if not Path(path).is_file():
         raise UserError(f"training.config {path}: no such file; accelerate/ holds some")
     try:
         config = load_config_from_file(path)
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError, YAMLError) as error:
         raise UserError(f"training.config {path}: no config of accelerate: {' '.join(str(error).split())}") from None
     if config.distributed_type.value not in STRATEGIES:
         raise UserError(f"training.config {path}: distributed_type must be one of {', '.join(STRATEGIES)}")
