@@ -1,5 +1,6 @@
 """params.yaml: what is wrong is named, before any work."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +84,85 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
         load_params(write(tmp_path, sft__x=1, dpo__beta=0))
 
 
+def test_a_misspelt_name_is_told_once_with_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_params(
+            write(tmp_path, dpo__epochs=..., dpo__epoch=1.0, teacher__api__timout=3.0, teacher__api__timeout=...)
+        )
+    assert error.value.message.endswith(
+        "unknown parameter teacher.api.timout, did you mean timeout?; unknown parameter dpo.epoch, did you mean epochs?"
+    )
+
+
+def test_an_error_of_several_groups_has_no_empty_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="params.yaml: feedback.samples must be above 0"):
+        load_params(write(tmp_path, feedback__samples=0))
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("key", ["dpo__beta", "dpo__learning_rate", "teacher__max_cost", "retrieval__bm25__k1"])
+def test_numbers_are_finite(tmp_path: Path, key: str, number: float) -> None:
+    with pytest.raises(UserError, match=key.replace("__", ".")):
+        load_params(write(tmp_path, **{key: number}))
+
+
+def test_extra_body_is_json(tmp_path: Path) -> None:
+    for value in (date(2026, 1, 1), float("inf")):
+        with pytest.raises(UserError, match="extra_body holds what JSON cannot"):
+            load_params(write(tmp_path, teacher__api__extra_body={"day": value}))
+
+
+def test_ids_may_be_numbers(tmp_path: Path) -> None:
+    loaded = load_params(
+        write(tmp_path, teacher__exemplars__ids=[1, 2, "3", 44], collection__train=2019, collection__tests={"a": 20})
+    )
+    assert loaded.teacher.exemplars.ids == ["1", "2", "3", "44"]
+    assert (loaded.collection.train, loaded.collection.tests) == ("2019", {"a": "20"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("dpo.learning_rate=5e-5", 5e-5),
+        ("dpo.learning_rate=0.00005", 5e-5),
+        ("dpo.learning_rate=5.0e-5", 5e-5),
+        ("dpo.learning_rate=1E-6", 1e-6),
+        ("sft.learning_rate=1e-7", 1e-7),
+        ("dpo.beta=1e+1", 10.0),
+        ("retrieval.bm25.k1=1e-05", 1e-5),
+        ("collection.language=no", "no"),
+        ("collection.document=yes", "yes"),
+        ("tracking.experiment=on", "on"),
+        ("collection.train=null", None),
+        ("sft.lora.targets=[q_proj,v_proj]", ["q_proj", "v_proj"]),
+    ],
+)
+def test_what_dvc_sets_arrives(tmp_path: Path, setting: str, value: object) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    path = write(tmp_path)
+    apply_overrides(path, [setting])
+    found: Any = load_params(path)
+    for name in setting.partition("=")[0].split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
 def test_no_file_and_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(UserError, match="holds no groups"):
+        load_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match="not YAML"):
+    with pytest.raises(UserError, match="params.yaml:1: not YAML"):
         load_params(tmp_path / "params.yaml")
 
 
 def test_use_puts_a_profile_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "profiles").symlink_to(ROOT / "profiles")
+    (tmp_path / ".params.yaml.swp").touch()  # an editor has it open
     assert CliRunner().invoke(main, ["use", "smoke"]).exit_code == 0
     assert (tmp_path / "params.yaml").read_text() == (ROOT / "profiles/smoke.yaml").read_text()
     result = CliRunner().invoke(main, ["use", "none"])
