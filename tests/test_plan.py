@@ -1,6 +1,7 @@
 """Plans against the real registries, against what transformers and PEFT count, and by hand; nothing may use the network."""
 
 import dataclasses
+import gzip
 import importlib.util
 import json
 import shutil
@@ -24,6 +25,7 @@ from qedistill.generation.teacher import read_requests, teacher_requests
 from qedistill.params import Lora, Params, load_params
 from qedistill.plan import Device, Plan, estimate_hours, find_device, here, make_plan, model, work
 from qedistill.prompts import EVERY, Exemplar
+from qedistill.tally import Tally
 
 ROOT = Path(__file__).parents[1]
 GPU = Device("a GPU", True, 24e9, 100e12)
@@ -269,7 +271,7 @@ def test_the_ledger_is_subtracted(project: Path) -> None:
     requests = read_requests(params)
     with Ledger(project / "ledger.db") as ledger:
         ledger.store(requests["zero_shot"][-1], Answer("known"))
-    counts, exact = work.split_queries(params, made=True)
+    counts, exact = work.split_queries(params, True, Tally())
     assert exact and counts == {"train": 2, "validation": 0, "t": 2}
     calls = work.teacher_calls(params, counts, True, project / "ledger.db")
     # Two test queries of one text are one request: 1 + 2 * 2 answers, of which one is known; a is not asked few-shot.
@@ -430,11 +432,14 @@ def test_a_dense_index_of_ones_own(project: Path, monkeypatch: pytest.MonkeyPatc
     (project / "encoder/config.json").write_text('{"hidden_size": 64}', encoding="utf-8")
     (project / "encoder/model.safetensors").write_bytes(bytes(4000))
     (project / "mine").mkdir()
-    (project / "mine/corpus.jsonl").write_text("{}\n" * 10, encoding="utf-8")
+    corpus = "".join(json.dumps({"_id": n, "text": "" if n == 10 else "a text"}) + "\n" for n in range(11))
+    (project / "mine/corpus.jsonl.gz").write_bytes(gzip.compress(corpus.encode()))
     params, _ = changed(collection={"source": "beir", "path": "mine"}, dense={"encoder": "encoder", "index": "hnsw"})
     encoder = here.find_encoder("encoder")
     assert encoder == here.Encoder(1000, 64)
-    assert work.count_documents(params, made=False) == 10
+    tally = Tally()
+    assert work.count_documents(params, False, tally) == 10
+    assert tally.lines() == ["1 documents left out: no text (10)"]
     assert here.vectors(params, 10, encoder) == 10 * 4 * (64 + 2 * params.dense.hnsw.m)
     (load,) = here.dense_loads(params, {"embed": False}, 10)
     assert load.disk == 2 * here.vectors(params, 10, encoder) and not load.there

@@ -27,6 +27,17 @@ def clean(text: str) -> str:
     return _UNPRINTABLE.sub("", _BREAKS.sub(" ", _TERMINAL.sub("", text)))
 
 
+def check_clean(text: str) -> str:
+    """A text of the settings as it is: what `clean` would change is the user's to mend.
+
+    Raises:
+        ValueError: it would change it.
+    """
+    if clean(text) != text:
+        raise ValueError("holds control characters or others that no file can hold; remove them")
+    return text
+
+
 def one_line(text: object) -> str:
     """A text, or what an object such as an error says, clean and with single spaces for all white space."""
     return " ".join(clean(str(text)).split())
