@@ -300,6 +300,7 @@ def test_a_folder_of_ones_own_with_a_local_teacher(project: Path) -> None:
     assert plan.exact and plan.queries == {"train": 7, "validation": 2, "t": 5} and not plan.missing
     assert {style: (c.asked, c.cost) for style, c in plan.calls.items()} == {"zero_shot": (23, 0), "few_shot": (15, 0)}
     assert next(load.what for load in plan.loads) == "teacher.model Qwen/Qwen3-4B"
+    assert "1 train: judged queries left out: no relevant document (q3)" in plan.notes
     # 36 layers of 8 heads of 128 keys and as many values, in two bytes.
     assert plan.memory["teach"]["keys and values"] == 3 * plan.calls["few_shot"].longest * 36 * 8 * 128 * 2 * 2
     small = make_plan(params, raw, project, project / "ledger.db", dataclasses.replace(GPU, memory=8e9))
@@ -515,3 +516,21 @@ def test_the_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "…" not in done.output, "nothing is cut off in a pipe"
     assert load_params().student.model in done.output
     assert not any(path.is_file() for folder in ("ir_datasets", "pyserini") for path in (project / folder).rglob("*"))
+
+
+def test_what_the_collection_would_stop_for(project: Path) -> None:
+    folder = project / "mine"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "queries.jsonl").write_text("".join(f'{{"_id": {n}, "text": "query {n}"}}\n' for n in range(3)))
+    (folder / "corpus.jsonl").write_text('{"_id": "d", "text": "text"}\n{"_id": "d", "text": "other"}\n')
+    (folder / "qrels/train.tsv").write_text("0\td\t1\n1\td\t1\n")
+    (folder / "qrels/test.tsv").write_text("2\td\t1\n")
+    mine = {"source": "beir", "path": "mine", "train": "train", "tests": {"t": "test"}}
+    plan = make_plan(*changed(collection=mine), project, project / "ledger.db", GPU)
+    assert [s for s in plan.missing if "collection.validation: 0.2 of 2 training queries leaves none" in s]
+    assert [s for s in plan.missing if "mine/corpus.jsonl:2: document id d stands twice" in s]
+    plan = make_plan(*changed(collection=mine, retrieval={"query_weight": 3}), project, project / "ledger.db", GPU)
+    assert not [s for s in plan.missing if "validation" in s]
+    few = {"train": "pyapi/train", "train_queries": 2, "path": str(ROOT / "recordings/pyapi")}
+    plan = make_plan(*changed(collection=few), project, project / "ledger.db", GPU)
+    assert [s for s in plan.missing if "collection.validation: 0.2 of 2 training queries leaves none" in s]

@@ -107,15 +107,18 @@ class _Qrels(BaseQrels):
         self._path = path
 
     def qrels_iter(self) -> Iterator[BeirQrel]:
-        width = 0  # columns of the first line: a line of more or fewer has an id with white space, or is cut
+        first, width = True, 0  # columns of every line: one of more or fewer has an id with white space, or is cut
         with open_text(self._path) as file:
             for number, line in enumerate(file, 1):
                 columns = line.split()
                 if not columns:
                     continue
-                first, width = not width, width or len(columns)
-                if first and _HEADER.fullmatch(columns[0].strip("\"'")) and not columns[-1].isdecimal():
+                header = first and _HEADER.fullmatch(columns[0].strip("\"'")) and not columns[-1].isdecimal()
+                first = False
+                if header:
+                    width = len(columns) if len(columns) in (3, 4) else 0
                     continue
+                width = width or len(columns)
                 try:
                     query_id, *_, doc_id, grade = columns if len(columns) == width in (3, 4) else []
                     yield BeirQrel(query_id, doc_id, read_grade(grade), f"{self._path}:{number}")
