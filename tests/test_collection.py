@@ -16,8 +16,8 @@ from ir_datasets.formats import TrecSubQrel
 from qedistill.collection import (
     Split,
     check_leak,
-    check_validation,
     describe,
+    lacks_validation,
     load_dataset,
     pyapi,
     read_documents,
@@ -439,15 +439,14 @@ def test_twins_stay_on_one_side_of_validation(beir: Path, share: float) -> None:
 
 def test_a_validation_without_queries_is_told_where_it_is_needed() -> None:
     params = load_params(ROOT / "params.yaml")
-    check_validation(params, {"train": 4, "validation": 1})
-    with pytest.raises(UserError, match=r"collection\.validation: 0\.2 of 2 training queries .* raise it to 0\.5"):
-        check_validation(params, {"train": 2, "validation": 0})
+    assert lacks_validation(params, {"train": 4, "validation": 1}) is None
+    told = str(lacks_validation(params, {"train": 2, "validation": 0}))
+    assert told.startswith("collection.validation: 0.2 of 2 training queries") and "raise it to 0.5, or" in told
+    assert "judge more queries" in str(lacks_validation(params, {"train": 1, "validation": 0}))
     number = params.retrieval.model_copy(update={"query_weight": 3})
-    check_validation(params.model_copy(update={"retrieval": number}), {"train": 2, "validation": 0})
-    check_validation(
-        params.model_copy(update={"collection": params.collection.model_copy(update={"train": None})}),
-        {"train": 0, "validation": 0},
-    )
+    assert not lacks_validation(params.model_copy(update={"retrieval": number}), {"train": 2, "validation": 0})
+    untrained = params.collection.model_copy(update={"train": None})
+    assert not lacks_validation(params.model_copy(update={"collection": untrained}), {"train": 0, "validation": 0})
 
 
 def test_a_validation_of_all_training_queries(beir: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clone import copy_project, figures_again, run_stages, set_params
+from clone import copy_project, figures_again, run, run_stages, set_params
 
 from qedistill.text import read_json, read_jsonl, read_qrels, read_queries, read_run
 from qedistill.words import plain
@@ -78,15 +78,17 @@ def make_wild(folder: Path) -> None:
     write_lines(folder / "qrels/test.tsv", test)
 
 
+OF_COLLECTION = {
+    "source": "beir", "path": "wild", "train": "train", "tests": {"test": "test"}, "validation": 0.25, "language": "en",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("wild") / "project"
     copy_project(folder)
     make_wild(folder / "wild")
-    of_collection = {
-        "source": "beir", "path": "wild", "train": "train", "tests": {"test": "test"}, "validation": 0.25, "language": "en",
-    }  # fmt: skip
-    set_params(folder, {"collection": of_collection, "evaluation": {"relevance_level": 1, "bootstrap": 100}})
+    set_params(folder, {"collection": OF_COLLECTION, "evaluation": {"relevance_level": 1, "bootstrap": 100}})
     return folder, run_stages(folder, "collection", "index", "retrieve --system query", "evaluate")
 
 
@@ -129,3 +131,12 @@ def test_figures_are_those_of_trec_eval(wild: tuple[Path, str]) -> None:
         assert found[name] == pytest.approx(value, abs=1e-6)
     run = read_run(folder / "runs/test/query.trec")
     assert set(list(run["8"])[:2]) == {"d8", "11"} and next(iter(run["test-thread-con01a"])) == "test-thread-con01a"
+
+
+def test_no_teacher_is_paid_where_validation_is_needed_and_has_no_query(tmp_path: Path) -> None:
+    copy_project(tmp_path)
+    make_wild(tmp_path / "wild")
+    set_params(tmp_path, {"collection": OF_COLLECTION | {"validation": 0.05}})
+    said = "collection.validation: 0.05 of 8 training queries leaves none for validation"
+    assert f"WARNING: {said}" in run_stages(tmp_path, "collection")  # BM25 can be looked at all the same
+    assert f"Error: {said}" in run(tmp_path, "env", "PYTHONPATH=src", "python", "stages/exemplars.py", fails=True)

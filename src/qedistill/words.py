@@ -83,7 +83,7 @@ def plain(text: str) -> str:
     parted = _CJK_MARKS.sub(" ", whole)
     shown = "".join(map(_look, parted if parted.strip() else whole))
     shown = "".join(c for c in shown.translate(_SIGNS) if not _ignorable(c))
-    folded = unicodedata.normalize("NFC", shown.casefold())
+    folded = unicodedata.normalize("NFC", shown.casefold().replace("i\u0307", "i"))  # of Turkish İ
     tokens = folded.split()
     while len(tokens) > 1 and all(c in _STOPS for c in tokens[-1]):
         tokens.pop()

@@ -264,22 +264,22 @@ def _carve(queries: Queries, keep_in_train: set[str], share: float, seed: int) -
     return taken
 
 
-def check_validation(params: Params, queries: Mapping[str, int]) -> None:
-    """Stop if validation is needed and has no query.
+def lacks_validation(params: Params, queries: Mapping[str, int]) -> str | None:
+    """What to say where validation is needed and has no query; None where it has, or nothing is chosen on it.
+
+    The documents and test sets are of use without it; before a teacher is paid it is an error.
 
     Args:
         queries: split → number of queries.
-
-    Raises:
-        UserError: it has none.
     """
     train, share = queries["train"], params.collection.validation
-    if params.collection.train and params.retrieval.query_weight == "auto" and not queries["validation"]:
-        more = f"raise it to {1 / train:.2g}" if train > 1 else "judge more queries"
-        raise UserError(
-            f"collection.validation: {share} of {train} training queries leaves none for validation, on which "
-            f"retrieval.query_weight: auto is chosen; {more}, or set retrieval.query_weight to a number"
-        )
+    if queries["validation"] or not params.collection.train or params.retrieval.query_weight != "auto":
+        return None
+    more = f"raise it to {1 / train:.2g}" if train > 1 else "judge more queries"
+    return (
+        f"collection.validation: {share} of {train} training queries leaves none for validation, on which "
+        f"retrieval.query_weight: auto is chosen; {more}, or set retrieval.query_weight to a number"
+    )
 
 
 def check_leak(train: Queries, test: Queries, name: str) -> None:

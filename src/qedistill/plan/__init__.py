@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from qedistill.collection import check_validation
+from qedistill.collection import lacks_validation
 from qedistill.errors import UserError
 from qedistill.layout import METRICS, MODELS
 from qedistill.params import Params
@@ -216,7 +216,8 @@ def _count_dense(plan: Plan, params: Params) -> None:
 
 def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None, tally: Tally) -> None:
     plan.queries, plan.exact = work.split_queries(params, plan.made.get("collection", False), tally)
-    check_validation(params, plan.queries)
+    if lacking := lacks_validation(params, plan.queries):
+        plan.missing.append(lacking)
     if params.collection.train is None:
         plan.notes.append("collection.train is null: nothing is taught or trained")
         return
