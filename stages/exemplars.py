@@ -1,13 +1,16 @@
 """Choose the exemplars (training query → passage) of the few-shot prompt: data/exemplars.json, by query, or "*" for all.
 
-Reads params `teacher.exemplars`, `collection.language`, `collection.tests`, `retrieval.bm25`, `retrieval.ignore_identical_ids`, `index` and
-`seed`. Passages are the documents judged best, or the first that BM25 retrieves (pseudo-relevant, no judgments needed).
+Reads params `teacher.exemplars`, `collection`, `retrieval.bm25`, `retrieval.ignore_identical_ids`, `retrieval.query_weight`,
+`index` and `seed`. Passages are the documents judged best, or the first that BM25 retrieves (pseudo-relevant, no judgments
+needed). Stops if `retrieval.query_weight: auto` wants a validation that has no query: what follows is paid.
 """
 
 from dataclasses import asdict
 
 import click
 
+from qedistill.collection import lacks_validation
+from qedistill.errors import UserError
 from qedistill.exemplars import choose_exemplars, judged_passages
 from qedistill.layout import EXEMPLARS, qrels, queries
 from qedistill.params import load_params
@@ -29,6 +32,8 @@ def main() -> None:
         asked = {i: text for split in ("train", "validation", *params.collection.tests)
                  for i, text in read_queries(queries(split)).items()}  # fmt: skip
         judged = {split: read_qrels(qrels(split)) for split in ("train", "validation")}
+        if lacking := lacks_validation(params, {split: len(judgments) for split, judgments in judged.items()}):
+            raise UserError(lacking)
         if wanted.passages == "judged":
             judgments = judged["train"]
         else:

@@ -41,6 +41,7 @@ def ids(exemplars: list[Exemplar]) -> list[str]:
 
 def test_passages_are_the_best_judged_documents() -> None:
     assert judged_passages(QRELS, DOCS) == {"a": ("d2", "two two two"), "b": ("d3", "three")}
+    assert judged_passages({"a": {"d": 1}}, {"d": "\x1b[1mof an\x00 index"}) == {"a": ("d", "of an index")}
     assert choose(choose="ids", ids=["a"]) == {EVERY: [Exemplar("a", "first need", "d2", "two two")]}
 
 

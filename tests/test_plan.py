@@ -1,6 +1,7 @@
 """Plans against the real registries, against what transformers and PEFT count, and by hand; nothing may use the network."""
 
 import dataclasses
+import gzip
 import importlib.util
 import json
 import shutil
@@ -24,6 +25,7 @@ from qedistill.generation.teacher import read_requests, teacher_requests
 from qedistill.params import Lora, Params, load_params
 from qedistill.plan import Device, Plan, estimate_hours, find_device, here, make_plan, model, work
 from qedistill.prompts import EVERY, Exemplar
+from qedistill.tally import Tally
 
 ROOT = Path(__file__).parents[1]
 GPU = Device("a GPU", True, 24e9, 100e12)
@@ -269,7 +271,7 @@ def test_the_ledger_is_subtracted(project: Path) -> None:
     requests = read_requests(params)
     with Ledger(project / "ledger.db") as ledger:
         ledger.store(requests["zero_shot"][-1], Answer("known"))
-    counts, exact = work.split_queries(params, made=True)
+    counts, exact = work.split_queries(params, True, Tally())
     assert exact and counts == {"train": 2, "validation": 0, "t": 2}
     calls = work.teacher_calls(params, counts, True, project / "ledger.db")
     # Two test queries of one text are one request: 1 + 2 * 2 answers, of which one is known; a is not asked few-shot.
@@ -298,6 +300,7 @@ def test_a_folder_of_ones_own_with_a_local_teacher(project: Path) -> None:
     assert plan.exact and plan.queries == {"train": 7, "validation": 2, "t": 5} and not plan.missing
     assert {style: (c.asked, c.cost) for style, c in plan.calls.items()} == {"zero_shot": (23, 0), "few_shot": (15, 0)}
     assert next(load.what for load in plan.loads) == "teacher.model Qwen/Qwen3-4B"
+    assert "1 train: judged queries left out: no relevant document (q3)" in plan.notes
     # 36 layers of 8 heads of 128 keys and as many values, in two bytes.
     assert plan.memory["teach"]["keys and values"] == 3 * plan.calls["few_shot"].longest * 36 * 8 * 128 * 2 * 2
     small = make_plan(params, raw, project, project / "ledger.db", dataclasses.replace(GPU, memory=8e9))
@@ -430,11 +433,14 @@ def test_a_dense_index_of_ones_own(project: Path, monkeypatch: pytest.MonkeyPatc
     (project / "encoder/config.json").write_text('{"hidden_size": 64}', encoding="utf-8")
     (project / "encoder/model.safetensors").write_bytes(bytes(4000))
     (project / "mine").mkdir()
-    (project / "mine/corpus.jsonl").write_text("{}\n" * 10, encoding="utf-8")
+    corpus = "".join(json.dumps({"_id": n, "text": "" if n == 10 else "a text"}) + "\n" for n in range(11))
+    (project / "mine/corpus.jsonl.gz").write_bytes(gzip.compress(corpus.encode()))
     params, _ = changed(collection={"source": "beir", "path": "mine"}, dense={"encoder": "encoder", "index": "hnsw"})
     encoder = here.find_encoder("encoder")
     assert encoder == here.Encoder(1000, 64)
-    assert work.count_documents(params, made=False) == 10
+    tally = Tally()
+    assert work.count_documents(params, False, tally) == 10
+    assert tally.lines() == ["1 documents left out: no text (10)"]
     assert here.vectors(params, 10, encoder) == 10 * 4 * (64 + 2 * params.dense.hnsw.m)
     (load,) = here.dense_loads(params, {"embed": False}, 10)
     assert load.disk == 2 * here.vectors(params, 10, encoder) and not load.there
@@ -510,3 +516,21 @@ def test_the_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "…" not in done.output, "nothing is cut off in a pipe"
     assert load_params().student.model in done.output
     assert not any(path.is_file() for folder in ("ir_datasets", "pyserini") for path in (project / folder).rglob("*"))
+
+
+def test_what_the_collection_would_stop_for(project: Path) -> None:
+    folder = project / "mine"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "queries.jsonl").write_text("".join(f'{{"_id": {n}, "text": "query {n}"}}\n' for n in range(3)))
+    (folder / "corpus.jsonl").write_text('{"_id": "d", "text": "text"}\n{"_id": "d", "text": "other"}\n')
+    (folder / "qrels/train.tsv").write_text("0\td\t1\n1\td\t1\n")
+    (folder / "qrels/test.tsv").write_text("2\td\t1\n")
+    mine = {"source": "beir", "path": "mine", "train": "train", "tests": {"t": "test"}}
+    plan = make_plan(*changed(collection=mine), project, project / "ledger.db", GPU)
+    assert [s for s in plan.missing if "collection.validation: 0.2 of 2 training queries leaves none" in s]
+    assert [s for s in plan.missing if "mine/corpus.jsonl:2: document id d stands twice" in s]
+    plan = make_plan(*changed(collection=mine, retrieval={"query_weight": 3}), project, project / "ledger.db", GPU)
+    assert not [s for s in plan.missing if "validation" in s]
+    few = {"train": "pyapi/train", "train_queries": 2, "path": str(ROOT / "recordings/pyapi")}
+    plan = make_plan(*changed(collection=few), project, project / "ledger.db", GPU)
+    assert [s for s in plan.missing if "collection.validation: 0.2 of 2 training queries leaves none" in s]

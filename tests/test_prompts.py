@@ -57,6 +57,7 @@ def test_a_prompt_file_is_checked(tmp_path: Path) -> None:
         ({"short": "Write {"}, "short: .*write {{ or }} for a brace"),
         ({"extra": "x"}, "extra: Extra inputs are not permitted"),
         ({"passage": 3}, "passage: Input should be a valid string"),
+        ({"passage": "{passage}\x1b[2J"}, "passage: holds control characters"),
     ]
     for number, (change, message) in enumerate(cases):
         (tmp_path / f"x{number}.yaml").write_text(yaml.safe_dump(good | change))

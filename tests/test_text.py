@@ -39,7 +39,20 @@ def test_gzip_is_read(tmp_path: Path) -> None:
         (text.read_queries, "q1\ta\nq1\tb\n", 2),
         (text.read_qrels, "q1 0 d1 1\nq1 0 d2 one\n", 2),
         (text.read_qrels, "q1 0 d1\n", 1),
+        (text.read_qrels, "q1 0 d1 1\nq1 0 d1 2\n", 2),
+        (text.read_qrels, "q1 0 d1 1\n=======\n", 2),
+        (text.read_qrels, "q1 0 d1 1\nq1 0 17", 2),
+        (text.read_queries, "q1\ta\nq 2\tb\n", 2),
         (text.read_run, "q1 Q0 d1 1 x tag\n", 1),
+        (text.read_run, "q1 Q0 d1 1 nan tag\n", 1),
+        (text.read_run, "q1 Q0 d1 1 2.5 tag\n\nq1 Q0 d2 2 1.", 3),
+        (text.read_run, "q1 Q0 d1 1 2.5 tag\nq1 Q0 d1 2 1.5 tag\n", 2),
+        (text.read_json, '{"a": 1,\n "b": \n', 3),
+        (text.read_json, "", 1),
+        (text.read_json, "[" * 100_000, 1),
+        (lambda path: text.read_csv(path, ["loss"]), "loss\n1.5\nx\n", 3),
+        (lambda path: text.read_csv(path, ["loss"]), "<<<<<<< HEAD\nloss\n1.5\n", 1),
+        (lambda path: list(text.read_jsonl(path)), '{"a": 1}\n{"a": ' + "9" * 5000 + "}\n", 2),
         (lambda path: list(text.read_jsonl(path)), '{"a": 1}\n\n[1]\n', 3),
         (lambda path: list(text.read_jsonl(path)), '{"a": 1\n', 1),
     ],
@@ -155,3 +168,16 @@ def test_a_broken_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "q.tsv.gz").write_bytes(content)
     with pytest.raises(UserError, match="q.tsv.gz: not a whole gzip file"):
         text.read_queries(tmp_path / "q.tsv.gz")
+
+
+def test_conflict_marks_are_named(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text('{\n<<<<<<< HEAD\n "a": 1\n=======\n "a": 2\n>>>>>>> x\n}\n')
+    with pytest.raises(UserError, match="m.json:2: not JSON: .*git has left conflict marks"):
+        text.read_json(tmp_path / "m.json")
+
+
+def test_runs_and_judgments_as_others_write_them(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("\ufeffq1\tQ0\td1\t1\t1e-05\tmy tag, of words\r\n\r\nq1  Q0 d2 2 -inf t\n")
+    assert text.read_run(tmp_path / "run") == {"q1": {"d1": 1e-05, "d2": float("-inf")}}
+    (tmp_path / "qrels").write_text("q1\t0\td1\t1.0\n\nq1 Q0 d2 -2\nq1 0 d1 1\n")
+    assert text.read_qrels(tmp_path / "qrels") == {"q1": {"d1": 1, "d2": -2}}

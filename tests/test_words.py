@@ -39,6 +39,7 @@ def test_clean(text: str, cleaned: str) -> None:
         ("天上，为什么会打雷？", "天上为什么会打雷"),
         ("naïve", "nai\u0308ve"),
         ("a\u200bb", "ab"),
+        ("İstanbul", "istanbul"),
     ],
 )
 def test_equal_texts_are_told(one: str, other: str) -> None:

@@ -14,7 +14,7 @@ from qedistill.params import Exemplars as Wanted
 from qedistill.prompts import EVERY, Exemplar, Exemplars
 from qedistill.retrieval import Searcher, build_index
 from qedistill.text import Qrels, Queries
-from qedistill.words import cut_words, plain
+from qedistill.words import clean, cut_words, plain
 
 _SPARE = 50  # similar queries looked at beyond k, for those that must not be shown
 
@@ -73,7 +73,7 @@ def judged_passages(
     qrels: Qrels, documents: Mapping[str, str], ignore_identical_ids: bool = False
 ) -> dict[str, tuple[str, str]]:
     """For every query its document of the highest grade (the first of them in the judgments), where it has a relevant
-    one with text.
+    one with text; a prebuilt index may hold what no prompt should.
 
     Args:
         ignore_identical_ids: a query's own document, of the same id, is none.
@@ -84,7 +84,7 @@ def judged_passages(
         found = {d: g for d, g in grades.items() if g > 0 and d != own and documents.get(d, "").strip()}
         if found:
             doc_id = max(found, key=found.__getitem__)
-            best[query_id] = doc_id, documents[doc_id]
+            best[query_id] = doc_id, clean(documents[doc_id])
     return best
 
 

@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from qedistill.errors import UserError
 from qedistill.text import read_yaml
+from qedistill.words import check_clean
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -17,6 +18,7 @@ Temperature = Annotated[float, Field(ge=0, le=5)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]  # without a user, a password or a key
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]  # of the environment
+Text = Annotated[str, AfterValidator(check_clean)]  # a part of a prompt
 # Names of test sets and systems become parts of file names and metric keys.
 # An id or a file's name that is all digits is a number to YAML.
 Id = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -37,11 +39,12 @@ class Collection(Group):
     tests: dict[Name, Id] = Field(min_length=1)
     validation: Share
     language: str = Field(pattern=r"^[a-z]{2}$")
-    document: str
+    document: Text
 
     @model_validator(mode="after")
     def _no_reserved_test(self) -> "Collection":
-        if reserved := {"train", "validation"} & set(self.tests):
+        # The last two are keys of metrics/collection.json beside those of the splits.
+        if reserved := {"train", "validation", "documents", "told"} & set(self.tests):
             raise ValueError(f"tests must not be named {' or '.join(sorted(reserved))}")
         return self
 
@@ -310,6 +313,14 @@ class Params(Group):
     def pair_splits(self) -> tuple[str, ...]:
         """The splits whose queries get candidates and pairs: validation's are for `dpo.evaluations` alone."""
         return ("train", "validation") if self.dpo.evaluations else ("train",)
+
+    @model_validator(mode="after")
+    def _validated(self) -> "Params":
+        if self.collection.train and not self.collection.validation and self.retrieval.query_weight == "auto":
+            raise ValueError(
+                "retrieval.query_weight must be a number where collection.validation is 0: it is chosen there"
+            )
+        return self
 
     @model_validator(mode="after")
     def _encoded(self) -> "Params":

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from qedistill.errors import UserError
 from qedistill.params import Collection
 from qedistill.text import read_yaml
+from qedistill.words import check_clean
 
 Messages = list[dict[str, str]]
 STYLES = ("zero_shot", "few_shot")
@@ -49,7 +50,7 @@ class Templates(BaseModel):
             text.format(**dict.fromkeys(wanted, "text"))
         except (ValueError, LookupError, AttributeError) as error:
             raise ValueError(f"a placeholder is more than a name in braces ({error})") from None
-        return text
+        return check_clean(text)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import gzip
 import json
+import math
 import os
 import re
 import shutil
@@ -131,16 +132,28 @@ def parse_yaml(text: str, name: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = one_line(error.problem or error.context or "")
-        conflict = (
-            "; git has left conflict marks in it: resolve them" if re.search("^<<<<<<< ", text, re.MULTILINE) else ""
-        )
-        raise UserError(f"{name}:{mark.line + 1 if mark else 1}: not YAML: {said}{conflict}") from None
+        raise UserError(f"{name}:{mark.line + 1 if mark else 1}: not YAML: {said}{_conflict(text)}") from None
     except (YAMLError, ValueError) as error:  # ValueError: a date or number that is none
         raise UserError(f"{name}: not YAML: {one_line(error)}") from None
 
 
+def _conflict(text: str) -> str:
+    """What to say of git's conflict marks in a text that cannot be read, if there are any."""
+    marked = re.search(r"^(<<<<<<<|=======|>>>>>>>)(\s|$)", text, re.MULTILINE)
+    return "; git has left conflict marks in it: resolve them" if marked else ""
+
+
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file, in order.
+
+    Raises:
+        UserError: a line holds no JSON object; file and line are named.
+    """
+    return (record for _, record in read_placed_jsonl(path))
+
+
+def read_placed_jsonl(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects as `read_jsonl` gives them, each after its place, "file:line", for errors.
 
     Raises:
         UserError: a line holds no JSON object; file and line are named.
@@ -151,11 +164,11 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not JSON: {error.msg}") from None
+            except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
+                raise UserError(f"{path}:{number}: not JSON: {one_line(error)}{_conflict(line)}") from None
             if not isinstance(record, dict):
-                raise UserError(f"{path}:{number}: not a JSON object")
-            yield record
+                raise UserError(f"{path}:{number}: not a JSON object; JSON Lines hold one a line")
+            yield f"{path}:{number}", record
 
 
 def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
@@ -166,9 +179,19 @@ def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value of a JSON file."""
+    """The value of a JSON file.
+
+    Raises:
+        UserError: there is no such file, or it is no JSON; file and line are named.
+    """
     with open_text(path) as file:
-        return json.load(file)
+        text = file.read()
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        said = one_line(getattr(error, "msg", error))
+        raise UserError(f"{path}:{line}: not JSON: {said}{_conflict(text)}") from None
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -186,11 +209,34 @@ def write_csv(path: str | Path, rows: list[dict[str, Any]], columns: list[str] |
 
 
 def read_csv(path: str | Path, columns: list[str]) -> list[dict[str, float]]:
-    """Columns of numbers of a CSV file; an empty cell gives no key, and a column that is not there none at all."""
+    """Columns of numbers of a CSV file; an empty cell gives no key, and a column that is not there none at all.
+
+    Raises:
+        UserError: there is no such file, or a cell holds no number; file and line are named.
+    """
     with open_text(path) as file:
-        return [
-            {column: float(row[column]) for column in columns if row.get(column)} for row in csv.DictReader(file)
-        ]  # fmt: skip
+        lines = file.read().splitlines()
+    rows = csv.DictReader(lines)
+    if marked := next((number for number, line in enumerate(lines, 1) if _conflict(line)), None):
+        raise UserError(f"{path}:{marked}: not CSV{_conflict(lines[marked - 1])}")
+    try:
+        return [{column: float(row[column]) for column in columns if row.get(column)} for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}:{rows.line_num}: not CSV of numbers: {one_line(error)}") from None
+
+
+def read_grade(text: str) -> int:
+    """A grade of relevance; "1.0" is one, as programs that know no whole numbers write it.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    if not _GRADE.fullmatch(text):
+        raise ValueError(text)
+    return int(text.partition(".")[0])
+
+
+_GRADE = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
 
 
 def read_queries(path: str | Path) -> Queries:
@@ -200,15 +246,22 @@ def read_queries(path: str | Path) -> Queries:
         UserError: a line without both, or an id that stood before; file and line are named.
     """
     queries: Queries = {}
+    for number, line in _lines(path):
+        query_id, _, text = line.partition("\t")
+        if not (query_id.split() == [query_id] and text.strip()):
+            raise UserError(f"{path}:{number}: not `query_id<TAB>text`: {line!r}{_conflict(line)}")
+        if query_id in queries:
+            raise UserError(f"{path}:{number}: query id {query_id} stands twice")
+        queries[query_id] = text.strip()
+    return queries
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file that are not blank, without their ends, each after its number."""
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
-            query_id, tab, text = line.rstrip("\n").partition("\t")
-            if not (query_id and tab and text.strip()):
-                raise UserError(f"{path}:{number}: not `query_id<TAB>text`")
-            if query_id in queries:
-                raise UserError(f"{path}:{number}: query id {query_id} stands twice")
-            queries[query_id] = text.strip()
-    return queries
+            if line.strip():
+                yield number, line.rstrip("\n")
 
 
 def write_queries(path: str | Path, queries: Queries) -> None:
@@ -218,20 +271,21 @@ def write_queries(path: str | Path, queries: Queries) -> None:
 
 
 def read_qrels(path: str | Path) -> Qrels:
-    """Judgments of a TREC qrels file `qid 0 docid grade`.
+    """Judgments of a TREC qrels file `query_id 0 doc_id grade`; blank lines do not count.
 
     Raises:
-        UserError: a line has not four columns, or its grade is no whole number; file and line are named.
+        UserError: a line has not four columns, its grade is no whole number, or it contradicts another; file and line
+            are named.
     """
     qrels: Qrels = {}
-    with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            columns = line.split()
-            try:
-                query_id, _, doc_id, grade = columns
-                qrels.setdefault(query_id, {})[doc_id] = int(grade)
-            except ValueError:
-                raise UserError(f"{path}:{number}: not `query_id 0 doc_id grade`: {line.strip()!r}") from None
+    for number, line in _lines(path):
+        try:
+            query_id, _, doc_id, column = line.split()
+            grade = read_grade(column)
+        except ValueError:
+            raise UserError(f"{path}:{number}: not `query_id 0 doc_id grade`: {line!r}{_conflict(line)}") from None
+        if qrels.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
+            raise UserError(f"{path}:{number}: {doc_id} is judged twice for {query_id}, differently")
     return qrels
 
 
@@ -243,19 +297,26 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
 
 
 def read_run(path: str | Path) -> Run:
-    """A TREC run `qid Q0 docid rank score tag`.
+    """A TREC run `query_id Q0 doc_id rank score tag`; blank lines and what stands behind the tag do not count, as with
+    trec_eval.
 
     Raises:
-        UserError: a line has not six columns, or its score is no number; file and line are named.
+        UserError: a line has not six columns, its score is no number, or its document stood before for the query, which
+            trec_eval refuses, too; file and line are named.
     """
     run: Run = {}
-    with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                query_id, _, doc_id, _, score, _ = line.split()
-                run.setdefault(query_id, {})[doc_id] = float(score)
-            except ValueError:
-                raise UserError(f"{path}:{number}: not `query_id Q0 doc_id rank score tag`: {line.strip()!r}") from None
+    for number, line in _lines(path):
+        try:
+            query_id, _, doc_id, _, column, _ = line.split(None, 5)
+            score = float(column)
+        except ValueError:
+            score = math.nan
+        if math.isnan(score):
+            form = "`query_id Q0 doc_id rank score tag`"
+            raise UserError(f"{path}:{number}: not {form}: {line!r}{_conflict(line)}")
+        if doc_id in run.setdefault(query_id, {}):
+            raise UserError(f"{path}:{number}: document {doc_id} stands twice for query {query_id}")
+        run[query_id][doc_id] = score
     return run
 
 

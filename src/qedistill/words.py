@@ -27,6 +27,17 @@ def clean(text: str) -> str:
     return _UNPRINTABLE.sub("", _BREAKS.sub(" ", _TERMINAL.sub("", text)))
 
 
+def check_clean(text: str) -> str:
+    """A text of the settings as it is: what `clean` would change is the user's to mend.
+
+    Raises:
+        ValueError: it would change it.
+    """
+    if clean(text) != text:
+        raise ValueError("holds control characters or others that no file can hold; remove them")
+    return text
+
+
 def one_line(text: object) -> str:
     """A text, or what an object such as an error says, clean and with single spaces for all white space."""
     return " ".join(clean(str(text)).split())
@@ -72,7 +83,7 @@ def plain(text: str) -> str:
     parted = _CJK_MARKS.sub(" ", whole)
     shown = "".join(map(_look, parted if parted.strip() else whole))
     shown = "".join(c for c in shown.translate(_SIGNS) if not _ignorable(c))
-    folded = unicodedata.normalize("NFC", shown.casefold())
+    folded = unicodedata.normalize("NFC", shown.casefold().replace("i\u0307", "i"))  # of Turkish İ
     tokens = folded.split()
     while len(tokens) > 1 and all(c in _STOPS for c in tokens[-1]):
         tokens.pop()

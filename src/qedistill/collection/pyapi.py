@@ -183,8 +183,7 @@ def register(folder: Path) -> None:
         UserError: a file is missing or malformed, or the packages installed lack over 2 % of the judged documents.
     """
     queries, qrels = read_queries(folder / "queries.tsv"), read_qrels(folder / "qrels.txt")
-    with open_text(folder / "splits.tsv") as file:
-        splits = dict(line.split() for line in file)
+    splits = read_split_names(folder)
     docs = extract()
     judged = {doc_id for grades in qrels.values() for doc_id in grades}
     missing = judged - {doc.doc_id for doc in docs}
@@ -202,6 +201,22 @@ def register(folder: Path) -> None:
     for name, dataset in registered.items():
         if name not in ir_datasets.registry:
             ir_datasets.registry.register(name, dataset)
+
+
+def read_split_names(folder: Path) -> dict[str, str]:
+    """Query id → split, from `splits.tsv` of a recordings folder.
+
+    Raises:
+        UserError: the file is missing, or a line has not two columns.
+    """
+    path, splits = folder / "splits.tsv", {}
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            columns = line.split()
+            if len(columns) != 2:
+                raise UserError(f"{path}:{number}: not `query_id<TAB>split`: {line.strip()!r}")
+            splits[columns[0]] = columns[1]
+    return splits
 
 
 def extract() -> list[Doc]:

@@ -15,11 +15,13 @@ from typing import Any
 
 import psutil
 
+from qedistill.collection import lacks_validation
 from qedistill.errors import UserError
 from qedistill.layout import METRICS, MODELS
 from qedistill.params import Params
 from qedistill.plan import here, model, work
 from qedistill.prompts import load_templates
+from qedistill.tally import Tally
 from qedistill.text import read_json
 
 TRAINED_SHARE, GENERATED_SHARE = 0.3, 0.05  # of a GPU's arithmetic that training and generation reach
@@ -93,6 +95,7 @@ class Plan:
 
     Attributes:
         queries: split → queries; `exact` tells whether they are counted or at the most.
+        documents: of a collection that is indexed here; None: not known.
         memory: what → its terms in bytes.
         hours: stage → hours; a stage that is made already has 0.
         missing: sentences, each naming what the run would stop for.
@@ -103,6 +106,7 @@ class Plan:
     device: Device
     queries: dict[str, int] = field(default_factory=dict)
     exact: bool = True
+    documents: int | None = None
     loads: list[here.Load] = field(default_factory=list)
     calls: dict[str, work.Calls] = field(default_factory=dict)
     processes: int = 1  # that train
@@ -158,13 +162,16 @@ def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, 
             if not any(error.message in sentence for sentence in plan.missing):
                 plan.missing.append(error.message)
 
+    tally = Tally()
     attempt(lambda: load_templates(params.collection.language))
     attempt(lambda: plan.loads.extend(here.collection_loads(params, plan.made)))
     attempt(lambda: plan.loads.extend(here.index_loads(params)))
     attempt(lambda: plan.loads.extend(here.model_loads(params, plan.made, shape)))
+    attempt(lambda: _count(plan, params, ledger, shape, tally))
+    attempt(lambda: _count_documents(plan, params, tally))
     attempt(lambda: _count_dense(plan, params))
-    attempt(lambda: _count(plan, params, ledger, shape))
     plan.missing += here.lacking_disk(plan.loads)
+    plan.notes += tally.lines()
     if unknown := [load.what for load in plan.loads if load.size is None and not load.there]:
         plan.notes.append(f"not known is the size of {', '.join(unknown)}")
     return plan
@@ -182,11 +189,15 @@ def _are(count: int) -> str:
     return "is one" if count == 1 else f"are {count}"
 
 
+def _count_documents(plan: Plan, params: Params, tally: Tally) -> None:
+    plan.documents = work.count_documents(params, plan.made.get("collection", False), tally)
+
+
 def _count_dense(plan: Plan, params: Params) -> None:
     """Loads, memory and arithmetic of the dense retriever, where there is one."""
     if params.dense.encoder is None:
         return
-    documents = work.count_documents(params, plan.made.get("collection", False))
+    documents = plan.documents
     plan.loads += here.dense_loads(params, plan.made, documents)
     encoder = here.find_encoder(params.dense.encoder)
     if (size := here.vectors(params, documents, encoder)) is not None:
@@ -203,8 +214,10 @@ def _count_dense(plan: Plan, params: Params) -> None:
         plan.encoding = 2 * encoder.parameters * documents * DOCUMENT
 
 
-def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None) -> None:
-    plan.queries, plan.exact = work.split_queries(params, plan.made.get("collection", False))
+def _count(plan: Plan, params: Params, ledger: Path, shape: model.Shape | None, tally: Tally) -> None:
+    plan.queries, plan.exact = work.split_queries(params, plan.made.get("collection", False), tally)
+    if lacking := lacks_validation(params, plan.queries):
+        plan.missing.append(lacking)
     if params.collection.train is None:
         plan.notes.append("collection.train is null: nothing is taught or trained")
         return

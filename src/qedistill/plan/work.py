@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qedistill import prompts
-from qedistill.collection import load_dataset, read_splits
+from qedistill.collection import load_dataset, read_documents, read_splits
+from qedistill.collection.pyapi import read_split_names
 from qedistill.errors import UserError
 from qedistill.generation.api import cost, estimate
 from qedistill.generation.ledger import Ledger
@@ -14,6 +15,7 @@ from qedistill.generation.teacher import read_requests
 from qedistill.layout import METRICS, queries
 from qedistill.params import Collection, Params, Training
 from qedistill.prompts import STYLES, Exemplar
+from qedistill.tally import Tally
 from qedistill.text import read_json, read_qrels, read_queries
 from qedistill.training.data import student_prompt
 
@@ -22,11 +24,12 @@ TURNS = 15  # tokens that a chat template puts around a row
 _SHARED = ("ids", "random", "diverse")  # exemplars that every query is shown
 
 
-def split_queries(params: Params, made: bool) -> tuple[dict[str, int], bool]:
+def split_queries(params: Params, made: bool, tally: Tally) -> tuple[dict[str, int], bool]:
     """Split → number of queries, and whether it is exact or an upper limit (ir_datasets' metadata, judged or not).
 
     Args:
         made: the stage collection has run with these params.
+        tally: of what that stage would leave out of a BEIR folder's queries and judgments.
 
     Raises:
         UserError: a folder, file, split or id is not there, or ir_datasets does not tell how many queries an id has.
@@ -36,7 +39,7 @@ def split_queries(params: Params, made: bool) -> tuple[dict[str, int], bool]:
         names = ["train", "validation", *wanted.tests]
         return {name: len(read_queries(queries(name))) for name in names}, True
     if wanted.source == "beir":
-        splits = read_splits(wanted, set(params.teacher.exemplars.ids), params.seed)
+        splits = read_splits(wanted, set(params.teacher.exemplars.ids), params.seed, tally)
         return {name: len(split.queries) for name, split in splits.items()}, True
     counts = {name: _count(wanted, dataset) for name, dataset in wanted.tests.items()}
     learning = _count(wanted, wanted.train) if wanted.train else 0
@@ -51,7 +54,7 @@ def _count(params: Collection, dataset: str) -> int:
     if dataset.startswith("pyapi/"):
         folder = Path(params.path)
         judged = {i for i, grades in read_qrels(folder / "qrels.txt").items() if max(grades.values(), default=0) > 0}
-        splits = dict(line.split() for line in (folder / "splits.tsv").read_text(encoding="utf-8").splitlines())
+        splits = read_split_names(folder)
         return sum(splits.get(i) == dataset.removeprefix("pyapi/") for i in judged)
     count = load_dataset(params, dataset).metadata().get("queries", {}).get("count")
     if count is None:
@@ -59,16 +62,23 @@ def _count(params: Collection, dataset: str) -> int:
     return int(count)
 
 
-def count_documents(params: Params, made: bool) -> int | None:
-    """Documents of a collection that is indexed here; None: not known before the stage collection has run."""
+def count_documents(params: Params, made: bool, tally: Tally) -> int | None:
+    """Documents of a collection that is indexed here; None: not known before the stage collection has run.
+
+    Args:
+        made: the stage collection has run with these params.
+        tally: of what that stage would leave out of a BEIR folder's documents.
+
+    Raises:
+        UserError: a BEIR folder's documents cannot be read.
+    """
     wanted = params.collection
     if params.index.prebuilt is not None:
         return None
     if made:
         return int(read_json(METRICS / "collection.json")["documents"])
     if wanted.source == "beir":
-        with (Path(wanted.path) / "corpus.jsonl").open(encoding="utf-8") as corpus:
-            return sum(1 for _ in corpus)
+        return sum(1 for _ in read_documents(wanted, tally))
     count = None if wanted.source == "pyapi" else load_dataset(wanted).metadata().get("docs", {}).get("count")
     return None if count is None else int(count)
 
