@@ -81,8 +81,10 @@ def plain(text: str) -> str:
     """
     whole = unicodedata.normalize("NFC", clean(text))
     parted = _CJK_MARKS.sub(" ", whole)
-    shown = "".join(map(_look, parted if parted.strip() else whole))
-    shown = "".join(c for c in shown.translate(_SIGNS) if not _ignorable(c))
+    shown = parted if parted.strip() else whole
+    if not shown.isascii():  # of ASCII nothing looks otherwise, and training sets have half a million queries
+        shown = "".join(map(_look, shown)).translate(_SIGNS)
+        shown = "".join(c for c in shown if not _ignorable(c))
     folded = unicodedata.normalize("NFC", shown.casefold().replace("i\u0307", "i"))  # of Turkish İ
     tokens = folded.split()
     while len(tokens) > 1 and all(c in _STOPS for c in tokens[-1]):

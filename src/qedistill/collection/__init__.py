@@ -23,14 +23,9 @@ from qedistill.text import Qrels, Queries, atomic, write_jsonl, write_qrels, wri
 from qedistill.words import clean, one_line, plain
 
 Document = dict[str, str]  # doc_id, title, text
-_NO_TEXT = {
-    "doc_id",
-    "title",
-    "url",
-    "phash",
-    "language",
-}  # fields of documents that are strings and none of their text
-_PARTS = {"subtopic_id", "start"}  # fields of judgments of a part of a document, or of one aspect of the query
+# Fields of documents that are strings and none of their text, and of judgments of a part of a document or query.
+_NO_TEXT = {"doc_id", "title", "url", "phash", "language"}
+_PARTS = {"subtopic_id", "start"}
 # Controls part words for Lucene, and for whoever publishes BM25: without a space in their place two words would be one.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x7f-\x9f]")
 
