@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from ir_datasets.util.download import Download
+from tiny import TEMPLATE, make_tiny_student
 
 from qedistill.cli import main
 from qedistill.errors import UserError
@@ -305,6 +306,47 @@ def test_a_folder_of_ones_own_with_a_local_teacher(project: Path) -> None:
     assert plan.memory["teach"]["keys and values"] == 3 * plan.calls["few_shot"].longest * 36 * 8 * 128 * 2 * 2
     small = make_plan(params, raw, project, project / "ledger.db", dataclasses.replace(GPU, memory=8e9))
     assert [s for s in small.missing if s.startswith("memory: teach takes 9") and "of it weights" in s]
+
+
+@pytest.fixture
+def mine(project: Path) -> dict[str, dict[str, Any]]:
+    """Params of a folder `mine` of six training queries, two of them long, and of a student in `tiny`."""
+    (project / "mine/qrels").mkdir(parents=True)
+    texts = [f"query {n}" + " and what follows from it" * (60 if n in (0, 1) else 0) for n in range(8)]
+    rows = [json.dumps({"_id": f"q{n}", "text": text}) + "\n" for n, text in enumerate(texts)]
+    (project / "mine/queries.jsonl").write_text("".join(rows), encoding="utf-8")
+    (project / "mine/corpus.jsonl").write_text(json.dumps({"_id": "d", "title": "", "text": "text"}) + "\n")
+    for name, numbers in (("train", range(6)), ("test", range(6, 8))):
+        lines = "".join(f"q{n}\td\t1\n" for n in numbers)
+        (project / f"mine/qrels/{name}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{lines}", encoding="utf-8")
+    make_tiny_student(project / "tiny")
+    collection = {"source": "beir", "path": "mine", "train": "train", "tests": {"t": "test"}, "validation": 0.0}
+    return {"collection": collection, "student": {"model": "tiny", "sha256": None}}
+
+
+def test_a_student_that_is_here_is_inspected(project: Path, mine: dict[str, dict[str, Any]]) -> None:
+    def made(**groups: dict[str, Any]) -> Plan:
+        params, raw = changed(**{name: values | groups.get(name, {}) for name, values in (groups | mine).items()})
+        return make_plan(params, raw, project, project / "ledger.db", GPU)
+
+    lost = "sft: 2 training rows left out: the prompt alone fills sft.max_length (query 0 and what"
+    assert [note for note in made().notes if note.startswith(lost)]
+    assert not made().missing
+    longer = made(sft={"max_length": 257})
+    assert ["sft.max_length is 257, but student.model tiny reads 256 tokens at most" in s for s in longer.missing] == [
+        True
+    ]
+    (none,) = made(sft={"max_length": 8}).missing
+    assert "sft.max_length is 8, but the shortest prompt alone has" in none
+
+    (project / "prompts/own.jinja").write_text("{% for i in range(10**9) %}{% endfor %}")
+    for source in ("tiny", "pypi:some-wheel==1.0"):
+        (fault,) = made(student={"model": source, "sha256": "0" * 64, "chat_template": "own.jinja"}).missing
+        assert fault.startswith("student.chat_template prompts/own.jinja: no chat template: Range too big")
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + TEMPLATE
+    (project / "prompts/own.jinja").write_text(refusing)
+    told = made(student={"model": "tiny", "chat_template": "own.jinja"})
+    assert not told.missing and [n for n in told.notes if "takes no system message (no system turn)" in n]
 
 
 PIPELINE = """

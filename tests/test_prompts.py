@@ -12,6 +12,7 @@ from qedistill.feedback import Pair
 from qedistill.generation.recorded import read_answers
 from qedistill.generation.teacher import teach, teacher_requests
 from qedistill.params import Collection, load_params
+from qedistill.tally import Tally
 from qedistill.training.data import dpo_rows, sft_rows, student_prompt
 
 ROOT = Path(__file__).parents[1]
@@ -181,6 +182,23 @@ def test_sft_rows_cut_and_take_the_first_samples() -> None:
     (row,) = sft_rows(QUERIES, answers, 1, student, ENGLISH)
     assert row["completion"] == [{"role": "assistant", "content": "one two"}]
     assert row["prompt"][-1] == {"role": "user", "content": "first need"}
+
+
+def test_rows_that_teach_nothing_are_counted() -> None:
+    answers = [{"query_id": "a", "sample": 0, "text": text} for text in ("...", "words")]
+    tally = Tally()
+    assert len(sft_rows(QUERIES | {"z": "asked of nobody"}, answers, 1, PARAMS.student, ENGLISH, tally)) == 1
+    assert tally.figures() == {
+        "answers_left_out_without_words": 1,
+        "queries_without_a_row_none_of_their_answers_is_there_and_of_use": len(QUERIES),
+    }
+    best = {"query_id": "a", "style": "student", "sample": 0, "ndcg@10": 1.0}
+    worst = best | {"sample": 1, "ndcg@10": 0.0}
+    texts = [("same words", "same  words"), ("", "words"), ("words", "")]
+    pairs = [Pair(best | {"text": chosen}, worst | {"text": rejected}) for chosen, rejected in texts]
+    tally = Tally()
+    (row,) = dpo_rows(QUERIES, pairs, PARAMS.student, ENGLISH, tally)
+    assert row["rejected"][0]["content"] == "" and set(tally.figures().values()) == {1} and len(tally.counts) == 2
 
 
 def test_dpo_rows_can_be_audited() -> None:

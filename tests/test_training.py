@@ -286,7 +286,7 @@ def test_a_query_longer_than_the_student_reads_is_cut_and_counted(base, tmp_path
     records, _ = expand(base, None, queries, 1, 0.0, wanted, tally)
     assert [record["query_id"] for record in records] == ["short", "long"]
     assert 240 <= records[1]["prompt_tokens"] <= 250
-    assert tally.lines() == ["1 queries cut for the student: it reads 256 tokens with its answer (long)"]
+    assert tally.lines() == ["1 queries cut: with an answer longer than the student reads (long)"]
 
 
 def test_a_student_is_inspected_before_its_weights(base, tmp_path):

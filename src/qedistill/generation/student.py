@@ -35,7 +35,7 @@ def make_prompts(
     for query_id, text in queries.items():
         fitting = fit_query(tokenizer, text, ask, most - params.generation.max_new_tokens)
         if fitting != text:
-            tally.add(f"queries cut for the student: it reads {most} tokens with its answer", query_id)
+            tally.add("queries cut: with an answer longer than the student reads", query_id)
         prompts[query_id] = ask(fitting)
     return prompts
 

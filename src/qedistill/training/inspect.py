@@ -46,9 +46,10 @@ def inspect_student(
     notes = settle_tokenizer(tokenizer, model, chat_template)
     prompts = [student_prompt("query", params.student, params.collection, trained) for trained in (True, False)]
     longest = max(map(len, encode(tokenizer, prompts)))
-    lengths = {f"generation.max_new_tokens with the {longest} of a prompt": longest + params.generation.max_new_tokens}
-    if params.collection.train is not None:
-        lengths |= {"sft.max_length": params.sft.max_length, "dpo.max_length": params.dpo.max_length}
+    learnt = {"sft.max_length": params.sft.max_length, "dpo.max_length": params.dpo.max_length}
+    lengths = learnt if params.collection.train is not None else {}
+    asked = f"generation.max_new_tokens with a prompt of {longest} tokens"
+    lengths |= {asked: longest + params.generation.max_new_tokens}
     require_positions(config, lengths, f"student.model {model}")
     return tokenizer, notes
 

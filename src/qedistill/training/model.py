@@ -232,13 +232,13 @@ def positions(config: dict[str, Any]) -> int | None:
 
 
 def require_positions(config: dict[str, Any], lengths: dict[str, int], model: str) -> None:
-    """Raise a UserError where one of some lengths, by the name of the parameter, is more than a model reads."""
-    room = positions(config)
-    for name, length in lengths.items():
-        if room is not None and length > room:
-            raise UserError(
-                f"{name} is {length}, but {model} reads {room} tokens at most: lower it, or take another model"
-            )
+    """Raise a UserError where any of some lengths, by the name of the parameter, is more than a model reads."""
+    if (room := positions(config)) is None:
+        return
+    if wrong := [f"{name} is {length}" for name, length in lengths.items() if length > room]:
+        raise UserError(
+            f"{' and '.join(wrong)}, but {model} reads {room} tokens at most: lower that, or take another model"
+        )
 
 
 def pick_device() -> str:

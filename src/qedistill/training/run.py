@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,19 +125,22 @@ def encode_rows(
     if split == "training" and not rows:
         raise UserError(f"{name}: there is nothing to train on; look at the stages before it")
     kept, shortest = [], math.inf
+    lost: Counter[tuple[str, str]] = Counter()  # reason and query: several rows share one
     for row in rows:
         sides = [side for side in ("completion", "chosen", "rejected") if side in row]
         prompt, answers = encode_turns(tokenizer, row["prompt"], [row[side] for side in sides])
         shortest = min(shortest, len(prompt))
         query, room = one_line(row["prompt"][-1]["content"])[:_SHOWN], max_length - len(prompt)
         if room <= 0:
-            tally.add(f"{split} rows left out: the prompt alone fills {name}.max_length", query)
+            lost[f"{split} rows left out: the prompt alone fills {name}.max_length", query] += 1
             continue
         if any(len(ids) > room for ids in answers):
-            tally.add(f"{split} rows cut before the end of the answer: longer than {name}.max_length", query)
+            lost[f"{split} rows cut before the end of the answer: longer than {name}.max_length", query] += 1
         kept.append(
             {"prompt_ids": prompt} | {f"{side}_ids": ids[:room] for side, ids in zip(sides, answers, strict=True)}
         )
+    for (reason, query), count in lost.items():
+        tally.add(reason, query, count)
     if split == "training" and not kept:
         raise UserError(f"{name}.max_length is {max_length}, but the shortest prompt alone has {shortest} tokens")
     return kept
