@@ -29,18 +29,22 @@ _GLANCE = 0.02  # seconds between looks for what this one is
 # Outcomes of calls that are no answers: nothing was written, or not to the end.
 _NOT_ANSWERED = {"blocked", "too_long", "rejected", "broken_off"}
 # What a user can do where answers are of no use.
-MENDS = {
+_MENDS = {
     "empty": "raise teacher.max_new_tokens, which reasoning may use up, or see to the server's chat template",
     "thinking": "switch the model's reasoning off in teacher.api.extra_body, or raise teacher.max_new_tokens",
     "cut": "raise teacher.max_new_tokens",
     "language": "see to collection.language and to the prompt",
-    "refusal": "see to the prompt and to teacher.model",
-    "query": "see to the prompt and to teacher.model",
     "blocked": "ask another vendor",
     "too_long": "lower teacher.exemplars.max_tokens or teacher.max_new_tokens",
     "rejected": "see to teacher.model and teacher.api.extra_body",
     "unanswered": "run it again",
+    "broken_off": "run it again",
 }
+
+
+def mend(problem: str) -> str:
+    """What a user can do where answers are of no use."""
+    return _MENDS.get(problem, "see to the prompt and to teacher.model")
 
 
 def ask(
@@ -74,7 +78,8 @@ def ask(
     before = [call for call in ledger.calls(keys) if call.key not in known]
     asks = Counter(call.key for call in before if call.outcome not in _NOT_ANSWERED)
     # Two queries of the same text are one request. Those that were asked least come first.
-    missing = sorted({r.key: r for r in requests if r.key not in known}.values(), key=lambda r: asks[r.key])
+    tried = Counter(call.key for call in before)
+    missing = sorted({r.key: r for r in requests if r.key not in known}.values(), key=lambda r: tried[r.key])
     for call in before:
         if asks[call.key] >= teacher.asks and call.outcome not in _NOT_ANSWERED:
             outcome.useless[call.key], outcome.said[call.key] = call.outcome, call.raw
@@ -200,10 +205,9 @@ class _Asking:
         self.client = Client(teacher.api, TEACHER, max(_total(estimate(request)) for request in requests))
         self._queue = deque(requests)
         self._asks = asks  # answered calls, those of earlier runs too
-        self._rejected_before = {call.key for call in before if call.outcome in _NOT_ANSWERED}
         self._proven = bool(outcome.answers)  # an answer of use has come
-        self._barren_before = {call.key for call in before}
-        self._first = max(1, _FIRST - len(self._barren_before))
+        self._before = {call.key: call.outcome for call in before}  # what came in earlier runs
+        self._first = max(1, _FIRST - len(self._before))
         self._room = self._first  # requests that may be asked before that
         self._barren: set[str] = set()  # requests of this run that brought an answer, and none of use
         self._lost_in_a_row = 0
@@ -281,7 +285,7 @@ class _Asking:
         self.ledger.store_useless(request, problem, answer)
         self._useless += 1
         self._asks[request.key] += 1
-        again = self._asks[request.key] < self.teacher.asks
+        again = problem not in _NOT_ANSWERED and self._asks[request.key] < self.teacher.asks
         if again:
             self._queue.append(request)
         self._leave(request, problem, answer.raw, done=not again)
@@ -289,11 +293,11 @@ class _Asking:
     def _reject(self, request: Request, kind: str, said: str) -> None:
         """Note that the server does not want a request, and stop where it seems to want none of these."""
         self.ledger.store_useless(request, kind, Answer("", raw=said))
-        if kind == "rejected" and request.key not in self._rejected_before:
+        if kind == "rejected" and self._before.get(request.key) != kind:
             self._rejected_in_a_row += 1
         self._leave(request, kind, said)
         if self._rejected_in_a_row >= _FIRST:
-            self.client.halt(f"{self.api.base_url} rejects one request after the other: {said}; {MENDS[kind]}")
+            self.client.halt(f"{self.api.base_url} rejects one request after the other: {said}: {mend(kind)}")
 
     def _leave(self, request: Request, problem: str, said: str, done: bool = True) -> None:
         """Go on without an answer of use to a request, unless none has one."""
@@ -302,11 +306,11 @@ class _Asking:
         if problem != "unanswered":
             self._barren.add(request.key)
         if not self._proven and len(self._barren) >= self._first:
-            kinds = Counter(self.outcome.useless.values()).most_common()
+            kinds = Counter((self._before | self.outcome.useless).values()).most_common()
             named = ", ".join(f"{count} {kind}" for kind, count in kinds)
             self.client.halt(
-                f"no request has brought an answer of use, of the first {len(self._barren | self._barren_before)} that "
-                f"were asked ({named}; to query {request.query_id} came “{one_line(said)[:80]}”): {MENDS[kinds[0][0]]}"
+                f"no request has brought an answer of use, of the first {len(self._before | self.outcome.useless)} that "
+                f"were asked ({named}; to query {request.query_id} came “{one_line(said)[:80]}”): {mend(kinds[0][0])}"
             )
 
     async def _answer(self, request: Request) -> tuple[Answer, str | None]:
@@ -356,7 +360,8 @@ class _Asking:
             self._break_off(request, Answer("", raw=content, usage=usage))
             raise ValueError(f"the server broke the answer off: {ended}")
         if not body.get("choices"):
-            return Answer("", raw=words_of(body), usage=usage), "blocked" if complaint(body) == "blocked" else "empty"
+            told = usage if body.get("usage") else Usage()  # nothing was written: no estimate
+            return Answer("", raw=words_of(body), usage=told), "blocked" if complaint(body) == "blocked" else "empty"
         text, cleaned, problem = examine(
             content, request.query, self.language, ended == "length", self.teacher.max_words
         )

@@ -179,7 +179,7 @@ def _spent(outcome: Outcome, params: Params) -> dict[str, Any]:
 
 def _tolerate(outcome: Outcome, wanted: Sequence[Request], tolerance: float, told: Tally) -> None:
     """Count the requests without an answer of use; raise a UserError where they are too many."""
-    from qedistill.generation.api import MENDS
+    from qedistill.generation.api import mend
 
     left = [request for request in wanted if request.key in outcome.useless]
     for request in left:
@@ -195,7 +195,7 @@ def _tolerate(outcome: Outcome, wanted: Sequence[Request], tolerance: float, tol
     example = f"; to {first.query_id} came “{said}”" if said else ""
     raise UserError(
         f"{len(left)} of {len(wanted)} answers of the teacher are of no use ({counted}; queries {named}{example}), more "
-        f"than teacher.tolerance allows: {MENDS[kinds[0][0]]}, raise teacher.asks, which is for all runs together, or "
+        f"than teacher.tolerance allows: {mend(kinds[0][0])}, raise teacher.asks, which is for all runs together, or "
         "raise the tolerance; answers of use that an API gave are in the ledger"
     )
 
