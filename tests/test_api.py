@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -402,6 +403,31 @@ def test_a_damaged_or_foreign_file_is_left_as_it_is(path: Path, damage: Callable
     with pytest.raises(UserError, match=message):
         Ledger(path)
     assert path.read_bytes() == bad
+
+
+@pytest.mark.parametrize("room", [0, 1, 600, 4096, 4500, 8192, 12000, 16384, 20000, 24576])
+def test_a_disk_too_full_for_a_ledger_keeps_none(path: Path, room: int) -> None:
+    """The kernel lets no file grow beyond `room` bytes, as a full disk does."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from qedistill.errors import UserError
+from qedistill.generation.ledger import Ledger
+path = Path({str(path)!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, limits[1]))
+try:
+    Ledger(path).close()
+except UserError as error:
+    print(error.message)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"({path}: .*cannot be (made|read or written): .*\n)?", done.stdout), done.stdout
+    if done.stdout and "made" in done.stdout:
+        assert list(path.parent.iterdir()) == []
+    with Ledger(path) as ledger:  # once there is room again
+        ledger.store(make_requests(1)[0], Answer("text"))
 
 
 def test_a_foreign_file_keeps_its_log(path: Path, tmp_path: Path) -> None:
