@@ -430,6 +430,23 @@ except UserError as error:
         ledger.store(make_requests(1)[0], Answer("text"))
 
 
+def test_a_ledger_that_was_cut_while_it_was_made_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a disk that has room for the log and none for what SQLite copies from it at the end, in silence."""
+    from contextlib import closing, contextmanager
+
+    @contextmanager
+    def cut(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+        with closing(db):
+            yield db
+        for draft in path.parent.glob(".qedistill-draft-*/ledger.db"):
+            os.truncate(draft, 8192)
+
+    monkeypatch.setattr("qedistill.generation.ledger.closing", cut)
+    with pytest.raises(UserError, match="the ledger cannot be made: "):
+        Ledger(path)
+    assert list(path.parent.iterdir()) == []
+
+
 def test_a_foreign_file_keeps_its_log(path: Path, tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.store(make_requests(1)[0], Answer("text"))
