@@ -171,11 +171,14 @@ def test_the_server_is_heard(start: Start, path: Path, fault: str, said: str) ->
 
 
 def test_odd_contents(start: Start, path: Path) -> None:
-    port, _ = start(faults={"parts": 0.5, "half": 0.5}, latency=0.0)
+    odd = {"message": {"content": "the passage\x00 about\x1b[31m\ufeff need"}}
+    port, _ = start(faults={"parts": 0.5, "half": 0.5}, latency=0.0, replies={"odd": odd}, on={"need 7": "odd"})
     requests = make_requests(20)
     with Ledger(path) as ledger:
         outcome = ask(requests, teacher(port), "en", ledger)
-    assert {outcome.answers[r.key].text.rstrip("?") == answer(r.query) for r in requests} == {True}
+    texts = {r.query: outcome.answers[r.key].text.rstrip("\ufffd") for r in requests}
+    assert texts == {r.query: answer(r.query) for r in requests} | {"need 7": "the passage about need"}
+    assert "\x1b" not in outcome.answers[requests[7].key].raw
 
 
 def test_a_filtered_answer_is_a_refusal(start: Start, path: Path) -> None:

@@ -18,14 +18,14 @@ from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens
 from qedistill.params import Prices, Teacher
 from qedistill.progress import calls_bar
 from qedistill.tally import Tally
-from qedistill.words import one_line
+from qedistill.words import clean, one_line
 
 _NO_LIMIT = 1000  # tokens of a completion that has no limit, as an estimate
 _TEMPLATE = 64  # tokens that a chat template adds, at most
 _LOST = 5  # requests in a row, at least, that get no answer before the server is given up
 _FIRST = 10  # requests without an answer of use, and none with one, before the case is given up as hopeless
 _POLL = 0.5  # seconds between looks for what other processes are asking
-_GLANCE = 0.02  # seconds between looks for what this one is
+_GLANCE = 0.05  # seconds between looks for what this one is
 # Outcomes of calls that are no answers: nothing was written, or not to the end.
 _NOT_ANSWERED = {"blocked", "too_long", "rejected", "broken_off"}
 # What a user can do where answers are of no use.
@@ -356,7 +356,7 @@ class _Asking:
             raise ValueError(words_of(body) or f"not a chat completion: {error!r}") from None
         if overruled:
             self.outcome.told.add("counts of tokens overruled: not to be believed", request.query_id)
-        if ended in BROKEN_OFF:
+        if str(ended) in BROKEN_OFF:
             self._break_off(request, Answer("", raw=content, usage=usage))
             raise ValueError(f"the server broke the answer off: {ended}")
         if not body.get("choices"):
@@ -420,5 +420,4 @@ def _text(content: Any) -> str:
         content = "".join(part.get("text") or "" for part in content if part.get("type") == "text")
     if content is not None and not isinstance(content, str):
         raise ValueError(f"its content is a {type(content).__name__}")
-    # Half a character, as byte-level models write at times, can be stored nowhere.
-    return (content or "").encode("utf-8", "replace").decode()
+    return clean(content or "")
