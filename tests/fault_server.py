@@ -1,7 +1,8 @@
 """An OpenAI-compatible server that fails, as those of vendors do; run as a script, it prints its port.
 
 Each chat request is a line of the log: {"at": seconds since the epoch, "content": the user's message, "fault"}; `fault` is
-null where an answer was sent.
+null where an answer was sent. A fault named in --replies is that reply: {"status", "headers", "body"} (JSON or a text), or
+the usual answer with other {"usage"}, {"message"} or {"finish_reason"}; --on names the fault of a message, always.
 """
 
 import argparse
@@ -38,8 +39,9 @@ def start(log: Path, **options: Any) -> tuple["subprocess.Popen[str]", int]:
 
 
 def make_app(
-    log: Path, faults: dict[str, float], seed: int, latency: float, answers: dict[str, list[str]]
-) -> web.Application:
+    log: Path, faults: dict[str, float], seed: int, latency: float, answers: dict[str, list[str]],
+    replies: dict[str, dict[str, Any]], on: dict[str, str],
+) -> web.Application:  # fmt: skip
     drawn = random.Random(seed)
     asked: Counter[str] = Counter()
 
@@ -63,11 +65,18 @@ def make_app(
                 fault = name
                 break
             point -= share
+        fault = on.get(content, fault)
+        reply = replies.get(fault or "", {})
         with log.open("a") as file:
             line = {"at": time.time(), "content": content, "fault": fault}
             vendors = [name for name in request.headers if name.lower().startswith("openai-")]
             file.write(json.dumps(line | ({"headers": vendors} if vendors else {})) + "\n")
         await asyncio.sleep(drawn.uniform(0.5, 1.5) * latency)
+        if "body" in reply:
+            body = reply["body"]
+            headers = {"Content-Type": "application/json"} | reply.get("headers", {})
+            text = body if isinstance(body, str) else json.dumps(body)
+            return web.Response(body=text.encode(), status=reply.get("status", 200), headers=headers)
         match fault:
             case "429":
                 error = {"error": {"message": "too many requests"}}
@@ -94,6 +103,8 @@ def make_app(
             "prompt_tokens_details": {"cached_tokens": 40},
         }
         choice = {"index": 0, "message": message, "finish_reason": ENDS.get(fault or "", "stop")}
+        choice |= {key: value for key, value in reply.items() if key in choice}
+        usage = reply.get("usage", usage)
         return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
 
     app = web.Application()
@@ -117,5 +128,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--answers", type=json.loads, default={}, help="query: what is said to it, the first time, ...")
-    given = parser.parse_args()
-    asyncio.run(serve(make_app(given.log, given.faults, given.seed, given.latency, given.answers)))
+    parser.add_argument("--replies", type=json.loads, default={}, help="fault: what is replied")
+    parser.add_argument("--on", type=json.loads, default={}, help="message: its fault")
+    given = vars(parser.parse_args())
+    asyncio.run(serve(make_app(**given)))

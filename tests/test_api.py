@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -170,11 +171,14 @@ def test_the_server_is_heard(start: Start, path: Path, fault: str, said: str) ->
 
 
 def test_odd_contents(start: Start, path: Path) -> None:
-    port, _ = start(faults={"parts": 0.5, "half": 0.5}, latency=0.0)
+    odd = {"message": {"content": "the passage\x00 about\x1b[31m\ufeff need"}}
+    port, _ = start(faults={"parts": 0.5, "half": 0.5}, latency=0.0, replies={"odd": odd}, on={"need 7": "odd"})
     requests = make_requests(20)
     with Ledger(path) as ledger:
         outcome = ask(requests, teacher(port), "en", ledger)
-    assert {outcome.answers[r.key].text.rstrip("?") == answer(r.query) for r in requests} == {True}
+    texts = {r.query: outcome.answers[r.key].text.rstrip("\ufffd") for r in requests}
+    assert texts == {r.query: answer(r.query) for r in requests} | {"need 7": "the passage about need"}
+    assert "\x1b" not in outcome.answers[requests[7].key].raw
 
 
 def test_a_filtered_answer_is_a_refusal(start: Start, path: Path) -> None:
@@ -402,6 +406,48 @@ def test_a_damaged_or_foreign_file_is_left_as_it_is(path: Path, damage: Callable
     with pytest.raises(UserError, match=message):
         Ledger(path)
     assert path.read_bytes() == bad
+
+
+@pytest.mark.parametrize("room", [0, 1, 600, 4096, 4500, 8192, 12000, 16384, 20000, 24576])
+def test_a_disk_too_full_for_a_ledger_keeps_none(path: Path, room: int) -> None:
+    """The kernel lets no file grow beyond `room` bytes, as a full disk does."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from qedistill.errors import UserError
+from qedistill.generation.ledger import Ledger
+path = Path({str(path)!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, limits[1]))
+try:
+    Ledger(path).close()
+except UserError as error:
+    print(error.message)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"({path}: .*cannot be (made|read or written): .*\n)?", done.stdout), done.stdout
+    if done.stdout and "made" in done.stdout:
+        assert list(path.parent.iterdir()) == []
+    with Ledger(path) as ledger:  # once there is room again
+        ledger.store(make_requests(1)[0], Answer("text"))
+
+
+def test_a_ledger_that_was_cut_while_it_was_made_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a disk that has room for the log and none for what SQLite copies from it at the end, in silence."""
+    from contextlib import closing, contextmanager
+
+    @contextmanager
+    def cut(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+        with closing(db):
+            yield db
+        for draft in path.parent.glob(".qedistill-draft-*/ledger.db"):
+            os.truncate(draft, 8192)
+
+    monkeypatch.setattr("qedistill.generation.ledger.closing", cut)
+    with pytest.raises(UserError, match="the ledger cannot be made: "):
+        Ledger(path)
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_foreign_file_keeps_its_log(path: Path, tmp_path: Path) -> None:

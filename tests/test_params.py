@@ -178,3 +178,45 @@ def test_a_key_where_its_variable_belongs_is_not_told(tmp_path: Path, key: str) 
     with pytest.raises(UserError) as error:
         load_params(write(tmp_path, **{key.replace(".", "__"): "sk-0123-secret"}))
     assert key in error.value.message and "secret" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"api_key": "abc"}, "api_key"),
+        ({"apiKey": "abc"}, "apiKey"),
+        ({"extra_headers": {"Authorization": "Bearer abcdefgh"}}, "extra_headers.Authorization"),
+        ({"extra_headers": {"X-Api-Key": "abc"}}, "extra_headers.X-Api-Key"),
+        ({"metadata": [{"user": {"client_secret": "abc"}}]}, "metadata.user.client_secret"),
+        # Azure's own data: its search service's key.
+        ({"data_sources": [{"parameters": {"authentication": {"type": "api_key", "key": "abc"}}}]},
+         "data_sources.parameters.authentication.key"),
+        ({"password": "abc"}, "password"), ({"access_token": "abc"}, "access_token"), ({"token": "abc"}, "token"),
+        ({"user": "sk-abcdefghijklmnop0123"}, "user"), ({"tags": ["gsk_abcdefghijklmnop0123"]}, "tags"),
+        ({"user": "it is the-known-key-1"}, "user"),
+    ],
+)  # fmt: skip
+def test_a_secret_in_extra_body_is_refused_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any], name: str
+) -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["teacher"]["api"] |= {"extra_body": body, "key_variable": "SOME_KEY"}
+    monkeypatch.setenv("SOME_KEY", "the-known-key-1")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match="teacher.api: extra_body") as error:
+        load_params(tmp_path / "params.yaml")
+    assert f"extra_body.{name} looks like a secret" in error.value.message and "key_variable" in error.value.message
+    assert "abc" not in error.value.message and "the-known" not in error.value.message
+
+
+def test_what_is_no_secret_in_extra_body_passes(tmp_path: Path) -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["teacher"]["api"]["extra_body"] = {
+        "max_tokens": None, "max_completion_tokens": 128, "stop": ["<|im_end|>", "skip_special_tokens"],
+        "stop_token": "<|im_end|>", "min_tokens": 4, "prompt_cache_key": "mine", "safety_identifier": "team-7",
+        "thinking": {"type": "enabled", "budget_tokens": 64}, "token": None, "logit_bias": {"50256": -100},
+        "chat_template_kwargs": {"enable_thinking": False}, "user": "somebody", "password": None,
+        "authentication": {"type": "managed_identity"},
+    }  # fmt: skip
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    assert load_params(tmp_path / "params.yaml").teacher.api.extra_body["prompt_cache_key"] == "mine"

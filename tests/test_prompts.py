@@ -108,12 +108,61 @@ def test_missing_recordings_are_counted_and_named(tmp_path: Path) -> None:
         (record("a", 0), "stands twice"),
         (record("a", 1, " "), "no text"),
         ({"query_id": "a", "text": "x"}, "sample .* needed"),
+        (record("a", 1) | {"sample": True}, "sample .* needed"),
+        (record("a", 1) | {"sample": 1.5}, "sample .* needed"),
+        (record("a", -1), "sample .* needed"),
+        (record("a", 10**30), "sample .* needed"),
+        (record("a", 1) | {"query_id": ["a"]}, "query_id .* needed"),
+        (record("a", 1) | {"query_id": True}, "query_id .* needed"),
+        (record("a", 1) | {"query_id": ""}, "query_id .* needed"),
+        (record("a", 1) | {"text": ["an", "answer"]}, "no text"),
+        (record("a", 1) | {"text": None}, "no text"),
+        (record("a", 1, "\u200b\ufeff"), "no text"),
     ],
 )
 def test_bad_recordings(tmp_path: Path, bad: dict[str, object], message: str) -> None:
     path = write(tmp_path / "zero_shot.jsonl", [record("a", 0), bad])
     with pytest.raises(UserError, match=f"record 2.*{message}"):
         read_answers(path, {"a": 1})
+
+
+def test_what_recordings_lose_is_counted(tmp_path: Path) -> None:
+    figures = {"model": "m", "prompt_tokens": 5, "completion_tokens": 7, "seconds": 0.5}
+    odd = {"model": 3, "prompt_tokens": "5", "completion_tokens": -7, "seconds": 1e300, "style": ["x"], "more": 1}
+    records = [
+        record("7", 0) | {"query_id": 7} | figures,  # as pandas writes ids
+        record("a", 0, "an\x1b[31m answer\n\ud83d") | odd,
+        record("a", 1) | {"prompt_tokens": True, "seconds": float("nan")},
+        record("x", 0),
+    ]
+    told = Tally()
+    answers = read_answers(write(tmp_path / "zero_shot.jsonl", records), {"7": 1, "a": 2, "b": 1}, 0.25, told)
+    assert answers == [
+        {"query_id": "7", "sample": 0, "text": "an answer"} | figures,
+        {"query_id": "a", "sample": 0, "text": "an answer \ufffd"},
+        {"query_id": "a", "sample": 1, "text": "an answer"},
+    ]
+    assert told.counts == {
+        "recorded answers cleaned: characters that no file can hold": 1,
+        "recorded answers without their model: not of its type": 1,
+        "recorded answers without their prompt_tokens: not of its type": 2,
+        "recorded answers without their completion_tokens: not of its type": 1,
+        "recorded answers without their seconds: not of its type": 2,
+        "recorded answers missing, within teacher.tolerance": 1,
+        "recorded answers passed over: not asked for": 1,
+    }
+
+
+def test_recorded_answers_that_look_of_no_use_are_kept_and_told(tmp_path: Path) -> None:
+    write(tmp_path / "zero_shot.jsonl", [record("a", 0, "I'm sorry, but I can't help with that."), record("b", 0)])
+    params = PARAMS.model_copy(
+        update={"teacher": PARAMS.teacher.model_copy(update={"recordings": str(tmp_path), "samples": 1})}
+    )
+    asked = {"zero_shot": teacher_requests("zero_shot", {"a": "copy a file", "b": "sort"}, {}, {}, params)}
+    told = Tally()
+    records, figures, _ = teach("zero_shot", asked, params, Path("unused"), told)
+    assert len(records) == 2 and figures["told"] == {"recorded_answers_kept_that_look_of_no_use_refusal": 1}
+    assert told.lines() == ["1 recorded answers kept that look of no use: refusal (a)"]
 
 
 def test_the_recorded_teacher_of_pyapi_is_whole() -> None:
