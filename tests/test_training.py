@@ -14,7 +14,7 @@ from qedistill.generation.local import _sampler, generate
 from qedistill.params import Dpo, Lora, Sft
 from qedistill.training import model as student
 from qedistill.training.dpo import train_dpo
-from qedistill.training.run import _NativeHead, dataset, length_order, resume_point
+from qedistill.training.run import _NativeHead, encode_rows, length_order, resume_point
 from qedistill.training.sft import train_sft
 
 SHARED = {

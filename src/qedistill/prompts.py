@@ -4,7 +4,6 @@ import functools
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -14,8 +13,6 @@ from qedistill.text import read_yaml
 
 Messages = list[dict[str, str]]
 STYLES = ("zero_shot", "few_shot")
-# Arguments of every chat template: Qwen3 and its kin would think aloud first. Other templates pass over the name.
-CHAT_TEMPLATE: dict[str, Any] = {"enable_thinking": False}
 TEMPLATES = Path("prompts")
 PLACEHOLDERS = {
     "instruction": {"document", "max_words"},

@@ -4,8 +4,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from qedistill.chat import encode
 from qedistill.progress import track
-from qedistill.prompts import CHAT_TEMPLATE, Messages
+from qedistill.prompts import Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ def generate(
     """
     import torch
 
-    rows = list(zip(prompts, encode(tokenizer, prompts), strict=True))
+    rows = list(zip(prompts, encode(tokenizer, prompts.values()), strict=True))
     # Prompts of like length share a batch, so that little of it is padding; the longest come first, so that memory,
     # if it fails, fails at once.
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row][1]))
@@ -64,17 +65,6 @@ def generate(
                     }
                 )
     return [record for group in answered for record in group]
-
-
-def encode(tokenizer: "PreTrainedTokenizerBase", prompts: Mapping[str, Messages]) -> list[list[int]]:
-    """The tokens of each prompt, up to where its answer begins."""
-    texts = [
-        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **CHAT_TEMPLATE)
-        for prompt in prompts.values()
-    ]
-    # The template has set the special tokens already.
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    return ids
 
 
 def _answer(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qedistill.chat import encode
 from qedistill.errors import UserError
 from qedistill.generation.client import BROKEN_OFF, Client, Names, NoAnswer, words_of
-from qedistill.generation.local import encode
 from qedistill.params import Api, Generation
 from qedistill.progress import calls_bar
 from qedistill.prompts import Messages
@@ -72,7 +72,7 @@ def generate(
         "return_token_ids": True,
     }
     asking = _Asking(_api(wanted, samples), student, plain, options, seed)
-    rows = dict(zip(prompts, encode(tokenizer, prompts), strict=True))
+    rows = dict(zip(prompts, encode(tokenizer, prompts.values()), strict=True))
     answers = asyncio.run(asking.run(rows))
     return [
         {

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from qedistill.params import Dpo
+from qedistill.tally import Tally
+from qedistill.text import read_json
 from qedistill.training import run
-from qedistill.training.model import load_student
+from qedistill.training.model import load_student, load_tokenizer, require_positions
 
 Pair = dict[str, Any]  # {"prompt": [messages], "chosen": [messages], "rejected": [messages]}, as TRL takes them
 
@@ -20,6 +22,7 @@ def train_dpo(
     seed: int,
     work: Path,
     on_log: run.OnLog | None = None,
+    tally: Tally | None = None,
 ) -> dict[str, Any]:
     """Train the SFT adapter further on pairs; the reference is the SFT student itself.
 
@@ -36,43 +39,56 @@ def train_dpo(
         work: folder for checkpoints, as in `train_sft`.
         on_log: called with each log row (`step`, `loss`, `rewards/margins`, `rewards/accuracies`, `rewards/chosen`,
             `rewards/rejected`, `logps/chosen`, `logps/rejected`, ...; a validation's with `eval_` before).
+        tally: counts rows that `run.encode_rows` leaves out or cuts; told before training begins.
 
     Returns:
         As `run.train`, and `reward_margin`, `reward_accuracy` (of the last log; `eval_reward_...` with validation),
         `chosen_tokens`, `rejected_tokens` (mean lengths).
 
     Raises:
-        UserError: no pairs, or no prompt leaves room for an answer within `params.max_length`.
+        UserError: no pairs, no prompt leaves room for an answer within `params.max_length`, or that is longer than the
+            model.
     """
+    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
+
+    class Trainer(DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # it has its tokens
 
     pairs, validation = _messages_only(pairs), _messages_only(validation if params.evaluations else [])
     inputs = {"base": run.fingerprint(base), "sft": run.fingerprint(sft), "pairs": pairs, "validation": validation}
     inputs |= {"params": params.model_dump(), "seed": seed}
+    tally = tally or Tally()
+    tokenizer = load_tokenizer(sft)
+    require_positions(read_json(base / "config.json"), {"dpo.max_length": params.max_length}, str(base))
+    rows = run.encode_rows(run.by_text(pairs), tokenizer, params.max_length, "dpo", tally)
+    held_out = run.encode_rows(run.by_text(validation), tokenizer, params.max_length, "dpo", tally, "validation")
     args = DPOConfig(
         beta=params.beta,
         loss_type=[params.loss, "sft"] if params.sft_weight else [params.loss],
         loss_weights=[1.0, params.sft_weight] if params.sft_weight else None,
         precompute_ref_log_probs=True,
-        **run.arguments(params, seed, work, validate=bool(validation), keep_best=False),
+        **run.arguments(params, seed, work, validate=bool(held_out), keep_best=False),
     )
+    if args.process_index == 0:
+        tally.tell()
     checkpoint = run.checkpoint(args, inputs)
     model, tokenizer = load_student(sft, base, trainable=True)
-    run.require_room([pair["prompt"] for pair in pairs], tokenizer, params.max_length, "dpo")
     if args.deepspeed_plugin is None:
         model.to(args.device)  # type: ignore[arg-type]  # TRL scores the reference before FSDP would move the model
     with run.native_head():
-        trainer: Any = DPOTrainer(
+        trainer: Any = Trainer(
             model=model,
             args=args,
-            train_dataset=run.shared(run.dataset(pairs, by_length=True), args, "train"),
-            eval_dataset=run.shared(run.dataset(validation, by_length=True), args, "eval") if validation else None,
+            train_dataset=run.shared(Dataset.from_list(rows), args, "train"),
+            eval_dataset=run.shared(Dataset.from_list(held_out), args, "eval") if held_out else None,
             processing_class=tokenizer,
         )
         # TRL copied the SFT adapter to "ref" and has scored every pair with it. Without the copy, checkpoints hold
         # one adapter; a resumed run makes it anew from the SFT student, not from the checkpoint.
         trainer.model.delete_adapter("ref")
-        lengths = [_lengths(row) for row in trainer.train_dataset]
+        lengths = [_lengths(row) for row in rows]
         run.by_length(trainer, [prompt + max(chosen, rejected) for prompt, chosen, rejected in lengths])
         metrics = run.train(trainer, checkpoint, params.evaluations, on_log)
     run.finish(trainer, tokenizer, out)

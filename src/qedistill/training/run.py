@@ -12,17 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qedistill.chat import encode_turns
 from qedistill.errors import UserError
 from qedistill.params import Training
-from qedistill.prompts import CHAT_TEMPLATE
+from qedistill.tally import Tally
 from qedistill.text import write_json
 from qedistill.training import launch
 from qedistill.training.model import pick_device, pick_dtype, save_adapter
+from qedistill.words import one_line
 
 OnLog = Callable[[dict[str, Any]], None]
 
 _DIGEST = "inputs.json"
 _POINTS = 100  # of a training curve, at most
+_SHOWN = 40  # characters of a query that names a row
 _POOL = 8  # batches whose rows are sorted by length together
 
 
@@ -104,15 +107,44 @@ def fingerprint(folder: Path) -> list[tuple[str, int, int]]:
     return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
 
 
-def dataset(rows: list[dict[str, Any]], by_length: bool) -> Any:
-    """Conversational rows as TRL takes them, for the chat template as `generation.local` uses it.
+def encode_rows(
+    rows: list[dict[str, Any]], tokenizer: Any, max_length: int, name: str, tally: Tally, split: str = "training"
+) -> list[dict[str, list[int]]]:
+    """Conversational rows as tokens: `prompt_ids`, and `completion_ids` or `chosen_ids` and `rejected_ids`.
 
-    By length, so that little of a batch is padding where rows are taken in order.
+    Rows whose prompt leaves no room for an answer are left out, as nothing can be learnt from them; answers are cut to
+    `max_length` with their prompt, and then show no end of a turn.
+
+    Args:
+        name: of the parameters, `sft` or `dpo`, and `split` of the rows, for the tally and errors.
+
+    Raises:
+        UserError: there are no training rows, or no prompt of theirs leaves room.
     """
-    from datasets import Dataset
+    if split == "training" and not rows:
+        raise UserError(f"{name}: there is nothing to train on; look at the stages before it")
+    kept, shortest = [], math.inf
+    for row in rows:
+        sides = [side for side in ("completion", "chosen", "rejected") if side in row]
+        prompt, answers = encode_turns(tokenizer, row["prompt"], [row[side] for side in sides])
+        shortest = min(shortest, len(prompt))
+        query, room = one_line(row["prompt"][-1]["content"])[:_SHOWN], max_length - len(prompt)
+        if room <= 0:
+            tally.add(f"{split} rows left out: the prompt alone fills {name}.max_length", query)
+            continue
+        if any(len(ids) > room for ids in answers):
+            tally.add(f"{split} rows cut before the end of the answer: longer than {name}.max_length", query)
+        kept.append(
+            {"prompt_ids": prompt} | {f"{side}_ids": ids[:room] for side, ids in zip(sides, answers, strict=True)}
+        )
+    if split == "training" and not kept:
+        raise UserError(f"{name}.max_length is {max_length}, but the shortest prompt alone has {shortest} tokens")
+    return kept
 
-    ordered = sorted(rows, key=lambda row: len(str(row))) if by_length else rows
-    return Dataset.from_list([row | {"chat_template_kwargs": CHAT_TEMPLATE} for row in ordered])
+
+def by_text(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by length, so that little of a batch is padding where they are taken in order."""
+    return sorted(rows, key=lambda row: len(str(row)))
 
 
 def shared(rows: Any, args: Any, name: str) -> Any:
@@ -131,16 +163,6 @@ def shared(rows: Any, args: Any, name: str) -> Any:
             shutil.rmtree(folder, ignore_errors=True)
             rows.save_to_disk(folder)
     return load_from_disk(str(folder))
-
-
-def require_room(prompts: list[list[dict[str, str]]], tokenizer: Any, max_length: int, name: str) -> None:
-    """Raise a UserError where no prompt leaves room for an answer: TRL drops such rows, and would fail on none."""
-    if not prompts:
-        raise UserError(f"{name}: there is nothing to train on; look at the stages before it")
-    rendered = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False, **CHAT_TEMPLATE)
-    shortest = min(len(ids) for ids in tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    if shortest >= max_length:
-        raise UserError(f"{name}.max_length is {max_length}, but the shortest prompt alone has {shortest} tokens")
 
 
 def length_order(lengths: list[int], batch: int, seed: int, epoch: int) -> list[int]:
