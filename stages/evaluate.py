@@ -27,9 +27,9 @@ def main() -> None:
         figures, bars, apart = {}, [], []
         for name, split in {part(s, r): s for s in splits for r in RETRIEVERS}.items():
             runs = {s: read_run(path) for s in SYSTEMS if (path := RUNS / name / f"{s}.trec").exists()}
-            if not runs:
+            if not (runs and (judged := read_qrels(qrels(split)))):  # collection.validation may be 0
                 continue
-            figures[name] = evaluate(read_qrels(qrels(split)), runs, params.evaluation, params.seed)
+            figures[name] = evaluate(judged, runs, params.evaluation, params.seed)
             if name in params.collection.tests:
                 apart += [f"{name}, {told}" for told in compare(figures[name], published(params, name))]
             bars += [{"system": f"{name}: {s}", "ndcg@10": f["ndcg@10"]} for s, f in figures[name].items()]

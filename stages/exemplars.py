@@ -1,7 +1,7 @@
 """Choose the exemplars (training query → passage) of the few-shot prompt: data/exemplars.json, by query, or "*" for all.
 
-Reads params `teacher.exemplars`, `collection.language`, `collection.tests`, `retrieval.bm25`, `index` and `seed`. Passages
-are the documents judged best, or the first that BM25 retrieves (pseudo-relevant, no judgments needed).
+Reads params `teacher.exemplars`, `collection.language`, `collection.tests`, `retrieval.bm25`, `retrieval.ignore_identical_ids`, `index` and
+`seed`. Passages are the documents judged best, or the first that BM25 retrieves (pseudo-relevant, no judgments needed).
 """
 
 from dataclasses import asdict
@@ -39,7 +39,9 @@ def main() -> None:
         ) in params.collection.tests:  # is it the index of these documents? Better told before a teacher is paid
             if params.index.of(split):
                 fetch_documents(params, split, relevant(read_qrels(qrels(split))))
-        passages = judged_passages(judgments, fetch_documents(params, "train", relevant(judgments)))
+        passages = judged_passages(
+            judgments, fetch_documents(params, "train", relevant(judgments)), params.retrieval.ignore_identical_ids
+        )
         own = judged["train"] | judged["validation"]
         chosen = choose_exemplars(training, passages, asked, own, wanted, params.seed, language, bm25)
         write_json(EXEMPLARS, {i: [asdict(exemplar) for exemplar in exemplars] for i, exemplars in chosen.items()})

@@ -1,6 +1,6 @@
 """Score the candidate expansions of the training queries, the teacher's and the student's own, by nDCG@10, in one batched search: data/feedback.jsonl.
 
-Reads params `feedback.query_weight`, `dpo.evaluations` (above 0: of the validation queries too), `student.max_words`, `retrieval.bm25`, `index` and `collection.language`; where
+Reads params `feedback.query_weight`, `dpo.evaluations` (above 0: of the validation queries too), `student.max_words`, `retrieval.bm25`, `retrieval.ignore_identical_ids`, `index` and `collection.language`; where
 `feedback.retriever` is dense, `dense` instead of the weight and of BM25's.
 """
 
@@ -37,14 +37,16 @@ def main() -> None:
         asked = {str(position): texts[c["query_id"]] for position, c in enumerate(candidates)}
         added = {str(position): str(c["text"]) for position, c in enumerate(candidates)}
         alone = {f"query {i}": text for i, text in texts.items()}
+        owners = {str(n): c["query_id"] for n, c in enumerate(candidates)} | {f"query {i}": i for i in texts}
         if params.feedback.retriever == "dense":
-            dense = DenseSearcher(DENSE, params.dense)
+            dense = DenseSearcher(DENSE, params.dense, params.retrieval.ignore_identical_ids)
             samples = {key: [added.get(key, "")] for key in asked | alone}
-            found = dense.search_expanded(asked | alone, samples, DEPTH)
+            found = dense.search_expanded(asked | alone, samples, DEPTH, owners)
         else:
             searcher = open_searcher(params, "train")
             weight = params.feedback.query_weight
-            found = searcher.search({k: combine(asked[k], added[k], weight) for k in asked} | alone, DEPTH)
+            expanded = {key: combine(text, added[key], weight) for key, text in asked.items()}
+            found = searcher.search(expanded | alone, DEPTH, owners=owners)
         scored = score_candidates(candidates, found, {i: found[f"query {i}"] for i in texts}, judgments)
         write_jsonl(FEEDBACK, scored)
         figures: dict[str, Any] = {

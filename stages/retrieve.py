@@ -12,7 +12,15 @@ import click
 from qedistill.evaluation import QUERY, RM3, ROCCHIO, STUDENTS, SYSTEMS, TEACHERS
 from qedistill.layout import DENSE, EXPANSIONS, METRICS, RUNS, TEACHER, part, qrels, queries
 from qedistill.params import Rm3, Rocchio, load_params
-from qedistill.retrieval import DenseSearcher, choose_weight, open_searcher, search_expanded, with_dense
+from qedistill.retrieval import (
+    DenseSearcher,
+    choose_weight,
+    count_own_documents,
+    open_searcher,
+    search_expanded,
+    with_dense,
+)
+from qedistill.tally import Tally
 from qedistill.text import Run, atomic, read_expansions, read_qrels, read_queries, write_json, write_run
 from qedistill.tracking import stage_run
 
@@ -23,17 +31,23 @@ SOURCES = {model: EXPANSIONS / f"{model}.jsonl" for model in STUDENTS} | {
 
 @click.command(help=__doc__)
 @click.option(
-    "--system", "systems", type=click.Choice(SYSTEMS), multiple=True, default=SYSTEMS,
+    "--system",
+    "systems",
+    type=click.Choice(SYSTEMS),
+    multiple=True,
+    default=SYSTEMS,
     help="Only this system; may be repeated. `--system query --system rm3` needs an index and nothing else.",
-)  # fmt: skip
+)
 def main(systems: tuple[str, ...]) -> None:
     params = load_params()
     wanted = params.retrieval
     splits = [*(("validation",) if params.collection.train else ()), *params.collection.tests]
     texts = {split: read_queries(queries(split)) for split in splits}
     searchers = {split: open_searcher(params, split) for split in splits}
-    dense = DenseSearcher(DENSE, params.dense) if params.dense.encoder else None
+    judged = {split: read_qrels(qrels(split)) for split in splits}
+    dense = DenseSearcher(DENSE, params.dense, wanted.ignore_identical_ids) if params.dense.encoder else None
     feedback: dict[str, Rm3 | Rocchio | None] = {QUERY: None, RM3: wanted.rm3, ROCCHIO: wanted.rocchio}
+    tally = Tally()
     weights: dict[str, int] = {}
     on_validation: dict[str, dict[int, float]] = {}
 
@@ -56,12 +70,14 @@ def main(systems: tuple[str, ...]) -> None:
             for split in splits:
                 found = searchers[split].search(texts[split], wanted.depth, feedback[system])
                 write(split, system, found, {i: [""] for i in texts[split]} if system == QUERY else None)
+                if system == QUERY:
+                    count_own_documents(params, split, texts[split], judged[split], found, tally)
         for kind in (STUDENTS, tuple(TEACHERS.values())):
             expansions = {system: samples(system) for system in kind if system in systems}
             if not expansions:
                 continue
             weight, tried = choose_weight(
-                searchers["validation"], texts["validation"], read_qrels(qrels("validation")), expansions, wanted
+                searchers["validation"], texts["validation"], judged["validation"], expansions, wanted
             )
             on_validation |= tried
             for system, added in expansions.items():
@@ -70,9 +86,10 @@ def main(systems: tuple[str, ...]) -> None:
                     found = search_expanded(searchers[split], texts[split], added, weight, wanted.depth, wanted)
                     write(split, system, found, added)
             click.echo(f"{', '.join(expansions)}: query × {weight}")
-        figures = {"query_weight": weights, "validation": on_validation}
-        write_json(METRICS / "retrieve.json", figures)
-        run.metrics({"query_weight": weights})
+        told = {"told": tally.figures()}
+        write_json(METRICS / "retrieve.json", {"query_weight": weights, "validation": on_validation} | told)
+        run.metrics({"query_weight": weights} | told)
+    tally.tell()
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_comparisons_by_hand() -> None:
     per_query = [1.0 if i % 3 == 0 else second for i in range(12)]
     # ranx compares in the sorted order of query ids; a paired test does not mind.
     assert dpo["vs_query"]["p"] == pytest.approx(ttest_rel(per_query, [0.5] * 12).pvalue, rel=1e-6)
-    assert results["query"]["ndcg@10_low"] == results["query"]["ndcg@10_high"] == pytest.approx(0.5)
+    assert "ndcg@10_low" not in results["query"], "twelve queries of one score say nothing of the next"
     assert "vs_query" not in results["query"] and "vs_teacher" not in results["teacher-few-shot"]
     assert results["sft"]["vs_teacher"]["difference"] == pytest.approx(student - 1)
 

@@ -60,7 +60,7 @@ def compare(first: Revision, second: Revision, params: Evaluation, seed: int) ->
             if system in runs and system in first.runs[test]
         }
         for test, runs in second.runs.items()
-        if first.qrels.get(test) == second.qrels[test]
+        if second.qrels[test] and first.qrels.get(test) == second.qrels[test]
     }
 
 

@@ -69,12 +69,19 @@ def choose_exemplars(
     return {query_id: [exemplar(i) for i in ids] for query_id, ids in chosen.items()}
 
 
-def judged_passages(qrels: Qrels, documents: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def judged_passages(
+    qrels: Qrels, documents: Mapping[str, str], ignore_identical_ids: bool = False
+) -> dict[str, tuple[str, str]]:
     """For every query its document of the highest grade (the first of them in the judgments), where it has a relevant
-    one with text."""
+    one with text.
+
+    Args:
+        ignore_identical_ids: a query's own document, of the same id, is none.
+    """
     best = {}
     for query_id, grades in qrels.items():
-        found = {d: g for d, g in grades.items() if g > 0 and documents.get(d, "").strip()}
+        own = query_id if ignore_identical_ids else None
+        found = {d: g for d, g in grades.items() if g > 0 and d != own and documents.get(d, "").strip()}
         if found:
             doc_id = max(found, key=found.__getitem__)
             best[query_id] = doc_id, documents[doc_id]

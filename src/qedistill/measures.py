@@ -1,5 +1,6 @@
 """Scores of a run for each query: ranx, and every figure a second time by pytrec_eval."""
 
+import math
 import warnings
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytrec_eval
 import ranx
 
+from qedistill.errors import UserError
 from qedistill.text import Qrels, Run
 
 # Of a cast inside ranx, at the first compilation of each measure; pytrec_eval vouches for the figures.
@@ -72,8 +74,12 @@ def score(
         measure → float array of shape (queries,), in the order of sorted(qrels).
 
     Raises:
+        UserError: a document's score is NaN, which has no rank.
         Disagreement: a score by ranx differs from pytrec_eval's by more than 1e-6.
     """
+    for query_id, found in run.items():
+        if any(map(math.isnan, found.values())):
+            raise UserError(f"a document's score for query {query_id} is NaN: the system that made the run is at fault")
     query_ids = sorted(qrels)
     ranked = {query_id: found for query_id, found in rank(run).items() if query_id in qrels and found}
     names = {query_id: _names([*ranked.get(query_id, ()), *qrels[query_id]]) for query_id in query_ids}

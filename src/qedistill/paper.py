@@ -7,6 +7,7 @@ from typing import Any
 from qedistill.layout import part
 from qedistill.measures import NDCG
 from qedistill.params import Params
+from qedistill.report import interval
 from qedistill.text import read_json
 
 BGE = "BAAI/bge-base-en-v1.5"
@@ -71,8 +72,7 @@ def _figures(row: Row, system: str, metrics: Path, params: Params) -> dict[str, 
 
 
 def _percent(figures: dict[str, Any]) -> str:
-    value, low, high = (100 * figures[key] for key in (NDCG, f"{NDCG}_low", f"{NDCG}_high"))
-    return f"{value:.2f} [{low:.1f}, {high:.1f}]"
+    return f"{100 * figures[NDCG]:.2f}{interval(figures, f'{NDCG}_', '.1f', 100)}"
 
 
 def _cells(line: str) -> list[str]:

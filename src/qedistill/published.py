@@ -35,7 +35,7 @@ def published(params: Params, test: str) -> dict[str, float]:
     if index is None or topics is None:
         return {}
     ours = {RM3: params.retrieval.rm3 == _RM3, ROCCHIO: params.retrieval.rocchio == _ROCCHIO, QUERY: True}
-    settings = index, params.collection.language, params.retrieval.bm25, topics
+    settings = index, params.collection.language, params.retrieval.bm25, params.retrieval.ignore_identical_ids, topics
     return {system: score for system, condition, score in _conditions() if condition == settings and ours[system]}
 
 
@@ -66,7 +66,7 @@ def _topics(dataset: str) -> str | None:
     return None
 
 
-Condition = tuple[str, str, Bm25, str]  # index, language, BM25, judgments
+Condition = tuple[str, str, Bm25, bool, str]  # index, language, BM25, ignore_identical_ids, judgments
 
 
 @cache
@@ -89,7 +89,7 @@ def _read_table(name: str) -> Iterator[tuple[str, Condition, float]]:
         for topics in condition.get("topics") or condition.get("splits") or []:
             judgments = topics.get("eval_key") or f"{condition['eval_key']}-{topics['split']}"
             if (score := topics["scores"][0].get("nDCG@10")) is not None:
-                yield system, (index, language, bm25, judgments), float(score)
+                yield system, (index, language, bm25, "--remove-query" in options, judgments), float(score)
 
 
 def _options(command: str) -> dict[str, str] | None:
@@ -103,7 +103,7 @@ def _options(command: str) -> dict[str, str] | None:
             options[word] = ""
         elif options:
             options[list(options)[-1]] = word
-    known = _NEUTRAL | {"--index", "--bm25", "--k1", "--b", "--rm3", "--rocchio", "--language"}
+    known = _NEUTRAL | {"--index", "--bm25", "--k1", "--b", "--rm3", "--rocchio", "--language", "--remove-query"}
     if "--bm25" not in options or options.keys() - known or {"--rm3", "--rocchio"} <= options.keys():
         return None
     return options

@@ -1,6 +1,7 @@
 """Tables: the results from metrics/ alone, and what else is printed."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,12 @@ def _cells(figures: dict[str, Any] | None) -> list[str]:
     if figures is None:
         return ["–", "–", "–", "–"]
     p = figures.get("vs_query", {}).get("p")
-    retention, gain = figures.get("retention"), figures.get("gain_kept")
     known = f", published {figures['published']:.4f}" if "published" in figures else ""
     return [
-        f"{figures['ndcg@10']:.4f} [{figures['ndcg@10_low']:.3f}, {figures['ndcg@10_high']:.3f}]{known}",
+        f"{figures['ndcg@10']:.4f}{interval(figures, 'ndcg@10_', '.3f')}{known}",
         "–" if p is None else p_value(p),
-        "–" if retention is None else f"{retention:.0%}",
-        "–" if gain is None else f"{gain:.0%}",
+        share(figures, "retention"),
+        share(figures, "gain_kept"),
     ]
 
 
@@ -101,13 +101,31 @@ def gains(metrics: Path, tests: list[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def _gain(difference: dict[str, float]) -> str:
-    value, low, high = (difference[key] for key in ("difference", "low", "high"))
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}], p {p_value(difference['p'])}".replace("-", "−")
+    value, ends = difference["difference"], interval(difference, "", "+.3f")
+    return f"{value:+.3f}{ends}, p {p_value(difference['p'])}".replace("-", "−")
 
 
 def p_value(p: float) -> str:
     """A p-value as tables show it."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def interval(figures: Mapping[str, Any], prefix: str, form: str, factor: float = 1) -> str:
+    """The 95 % interval `<prefix>low`, `<prefix>high` behind its figure; nothing where there is none.
+
+    Args:
+        form: of the ends, each times `factor`.
+    """
+    low, high = figures.get(f"{prefix}low"), figures.get(f"{prefix}high")
+    return "" if low is None or high is None else f" [{factor * low:{form}}, {factor * high:{form}}]"
+
+
+def share(figures: Mapping[str, float], key: str) -> str:
+    """A share as tables show it: in brackets where the queries do not bound it."""
+    if key not in figures:
+        return "–"
+    text = f"{figures[key]:.0%}"
+    return text if f"{key}_low" in figures else f"({text})"
 
 
 def to_markdown(header: list[str], body: list[list[str]]) -> str:
@@ -153,7 +171,7 @@ def differences(first: str, second: str, systems: dict[str, Difference]) -> tupl
     return header, [
         [
             NAMES[system], f"{d.first:.4f}", f"{d.second:.4f}",
-            f"{d.difference.value:+.4f} [{d.difference.low:+.4f}, {d.difference.high:+.4f}]", p_value(d.p),
+            f"{d.difference.value:+.4f}{interval(vars(d.difference), '', '+.4f')}", p_value(d.p),
             str(d.better), str(d.same), str(d.worse),
         ]
         for system, d in systems.items()

@@ -60,7 +60,7 @@ def leave_out(
     counts = {query_id: words(expansions[query_id]) for query_id in queries}
     every = sorted({word for found in counts.values() for word in found})
     # A word that alone finds nothing (a stopword, or in no document) moves nothing.
-    matters = {word for word, found in searcher.search({word: word for word in every}, 1).items() if found}
+    matters = {word for word, found in searcher.search({word: word for word in every}, 1, owners={}).items() if found}
     jobs: dict[str, tuple[str, str]] = {}
     looked_at: list[str] = []
     for query_id in queries:
@@ -80,6 +80,7 @@ def leave_out(
         weight,
         DEPTH,
         params,
+        {job: query_id for job, (query_id, _) in jobs.items()},
     )
     ranks = {key: _ranks(found) for key, found in (whole | found).items()}
     changed = {job: run for job, run in found.items() if ranks[job] != ranks[jobs[job][0]]}

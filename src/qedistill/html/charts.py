@@ -67,14 +67,14 @@ def systems(title: str, figures: dict[str, dict[str, Any]]) -> Figure:
     with _figure(0.85 + 0.27 * len(figures), title) as (figure, axes):
         for position, (system, values) in enumerate(figures.items()):
             colour, marker = kind(system)
-            value, low, high = values["ndcg@10"], values["ndcg@10_low"], values["ndcg@10_high"]
+            value, (low, high) = values["ndcg@10"], _ends(values)
             axes.plot([low, high], [position, position], color=colour, linewidth=2.2, alpha=0.55)
             axes.plot(value, position, marker, color=colour, markersize=6)
             axes.annotate(f"{value:.3f}", (high, position), (6, 0), textcoords="offset points", va="center")
         axes.set_yticks(range(len(figures)), [NAMES[system] for system in figures])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set_xlim(0, max(values["ndcg@10_high"] for values in figures.values()) * 1.16)
+        axes.set_xlim(0, 1.16 * _highest(figures))
         axes.set_xlabel("nDCG@10, with 95 % interval")
         return figure
 
@@ -89,13 +89,13 @@ def cost(title: str, label: str, figures: dict[str, dict[str, Any]], costs: dict
                 textcoords="offset points", va="top", fontsize=8.5,
             )  # fmt: skip
         shown = sorted((system for system in figures if system in costs), key=lambda s: figures[s]["ndcg@10"])
-        close = 0.08 * max(values["ndcg@10_high"] for values in figures.values())
+        close = 0.08 * _highest(figures)
         last: dict[str, float] = {}
         for system in shown:
             colour, marker = kind(system)
             values = figures[system]
             value, x = values["ndcg@10"], costs[system]
-            axes.plot([x, x], [values["ndcg@10_low"], values["ndcg@10_high"]], color=colour, linewidth=2, alpha=0.45)
+            axes.plot([x, x], _ends(values), color=colour, linewidth=2, alpha=0.45)
             axes.plot(x, value, marker, color=colour, markersize=6.5)
             # A name stands to the right of its point, unless another point is there; names do not stand on each other.
             crowded = any(
@@ -206,6 +206,17 @@ def write(figure: Figure, path: Path) -> None:
         svg = svg.replace(placeholder, colour)
     with atomic(path) as target:
         target.write_text(svg, encoding="utf-8")
+
+
+def _ends(values: dict[str, Any]) -> tuple[float, float]:
+    """Of the interval; the figure itself, twice, where it has none."""
+    value = values["ndcg@10"]
+    return values.get("ndcg@10_low", value), values.get("ndcg@10_high", value)
+
+
+def _highest(figures: dict[str, dict[str, Any]]) -> float:
+    """The highest end of an interval; 1 where all is 0, for an axis needs a length."""
+    return max(_ends(values)[1] for values in figures.values()) or 1.0
 
 
 @contextmanager

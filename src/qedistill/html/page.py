@@ -99,11 +99,11 @@ def headline(results: dict[str, dict[str, Any]], params: Params) -> list[dict[st
                 "system": report.NAMES[system],
                 "ndcg": f"{figures['ndcg@10']:.3f}",
                 "marks": marks,
-                "interval": f"[{figures['ndcg@10_low']:.3f}, {figures['ndcg@10_high']:.3f}]",
+                "interval": report.interval(figures, "ndcg@10_", ".3f").strip() or "–",
                 "vs_query": _difference(figures.get("vs_query")),
                 "vs_teacher": _difference(figures.get("vs_teacher")),
-                "retention": _share(figures, "retention"),
-                "gain": _share(figures, "gain_kept"),
+                "retention": report.share(figures, "retention").replace("-", "−"),
+                "gain": report.share(figures, "gain_kept").replace("-", "−"),
                 "ap": f"{figures['ap']:.3f}",
                 "mrr": f"{figures['mrr']:.3f}",
                 "recall": f"{figures['recall@1000']:.3f}",
@@ -403,10 +403,6 @@ def _difference(figures: Mapping[str, float] | None) -> str:
     if figures is None:
         return "–"
     return f"{figures['difference']:+.3f} ({report.p_value(figures['p'])})".replace("-", "−")
-
-
-def _share(figures: Mapping[str, float], key: str) -> str:
-    return f"{figures[key]:.0%}".replace("-", "−") if key in figures else "–"
 
 
 def _show(value: Any) -> str:

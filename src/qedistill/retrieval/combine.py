@@ -1,6 +1,6 @@
 """How a query and its expansions become what is searched."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ranx
 
@@ -25,7 +25,13 @@ def combine(query: str, expansion: str, weight: int) -> str:
 
 
 def search_expanded(
-    searcher: Searcher, queries: Queries, expansions: dict[str, list[str]], weight: int, depth: int, params: Retrieval
+    searcher: Searcher,
+    queries: Queries,
+    expansions: dict[str, list[str]],
+    weight: int,
+    depth: int,
+    params: Retrieval,
+    owners: Mapping[str, str] | None = None,
 ) -> Run:
     """Search with every query and all samples of its expansion.
 
@@ -34,14 +40,17 @@ def search_expanded(
 
     Args:
         expansions: query id → its samples, one at least.
+        owners: as in `Searcher.search`.
 
     Source: Cormack et al. 2009, Reciprocal Rank Fusion Outperforms Condorcet, SIGIR (`fuse`, with its constant of 60).
     """
     if params.combine == "concatenate":
         texts = {i: combine(text, " ".join(expansions[i]), weight) for i, text in queries.items()}
-        return searcher.search(texts, depth)
-    alone = {f"{n} {i}": combine(queries[i], text, weight) for i in queries for n, text in enumerate(expansions[i])}
-    found = searcher.search(alone, max(depth, FUSED_DEPTH))
+        return searcher.search(texts, depth, owners=owners)
+    samples = {f"{n} {i}": (i, text) for i in queries for n, text in enumerate(expansions[i])}
+    alone = {key: combine(queries[i], text, weight) for key, (i, text) in samples.items()}
+    own = {key: i if owners is None else owners[i] for key, (i, _) in samples.items()}
+    found = searcher.search(alone, max(depth, FUSED_DEPTH), owners=own)
     return {i: _fuse([found[f"{n} {i}"] for n in range(len(expansions[i]))], depth) for i in queries}
 
 

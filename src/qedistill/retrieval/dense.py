@@ -14,7 +14,9 @@ from qedistill.progress import track
 from qedistill.retrieval.combine import combine, fuse
 from qedistill.retrieval.jvm import start_jvm
 from qedistill.retrieval.lucene import batches
+from qedistill.retrieval.own import owned, without
 from qedistill.text import Queries, Run, read_json, write_json
+from qedistill.words import clean
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -28,7 +30,8 @@ class Encoder:
     """Texts as rows of a float32 matrix, of unit length unless the encoder says that it compares by dot product.
 
     Raises:
-        UserError: the packages of the extra `dense` are not installed, or there is no such encoder.
+        UserError: the packages of the extra `dense` are not installed, there is no such encoder, or its vectors hold
+            what is no number.
     """
 
     def __init__(self, params: Dense) -> None:
@@ -51,9 +54,12 @@ class Encoder:
         size = self._params.batch_size
         rows = [
             encode(chunk, batch_size=size, normalize_embeddings=self.normalized, show_progress_bar=False, **options)
-            for chunk in batches(texts, size * CHUNK)
+            for chunk in batches([clean(text) for text in texts], size * CHUNK)
         ]
-        return np.concatenate(rows).astype(np.float32)
+        vectors = np.concatenate(rows).astype(np.float32)
+        if not np.isfinite(vectors).all():
+            raise UserError(f"dense.encoder {self._params.encoder}: its vectors hold NaN or infinity; take another")
+        return vectors
 
 
 def build_dense(documents: Iterable[Mapping[str, str]], folder: Path, params: Dense, total: int | None = None) -> int:
@@ -93,18 +99,22 @@ def note(folder: Path, params: Dense) -> None:
 class DenseSearcher:
     """Search over what `build_dense` wrote, or over a prebuilt index of pyserini's.
 
+    Args:
+        ignore_identical_ids: as a `Searcher`'s.
+
     Raises:
         UserError: the folder stands for another encoder or index, or holds none; the index has vectors of another
             dimension than the encoder; no such prebuilt index.
     """
 
-    def __init__(self, folder: Path, params: Dense) -> None:
+    def __init__(self, folder: Path, params: Dense, ignore_identical_ids: bool = False) -> None:
         about = read_json(folder / ABOUT) if (folder / ABOUT).exists() else None
         if about != {"encoder": params.encoder, "index": params.index}:
             raise UserError(f"{folder}: no index by dense.encoder and dense.index; `dvc repro embed` builds it")
         if not params.builds:
             folder, _ = fetch_prebuilt(params.index)
         self._params = params
+        self._ignores = ignore_identical_ids
         self._encoder = Encoder(params)
         self._index = _faiss().read_index(str(folder / INDEX))
         self._doc_ids = (folder / DOC_IDS).read_text(encoding="utf-8").splitlines()
@@ -116,11 +126,21 @@ class DenseSearcher:
         if params.index == "hnsw":
             self._index.hnsw.efSearch = params.hnsw.ef_search
 
-    def search(self, queries: Queries, depth: int) -> Run:
-        """The best `depth` documents of every query and their scores (cosine or dot product), best first."""
-        return self._nearest(queries, self._encoder.queries(list(queries.values())), depth)
+    def search(self, queries: Queries, depth: int, owners: Mapping[str, str] | None = None) -> Run:
+        """The best `depth` documents of every query and their scores (cosine or dot product), best first.
 
-    def search_expanded(self, queries: Queries, expansions: dict[str, list[str]], depth: int) -> Run:
+        Args:
+            owners: as in `Searcher.search`.
+        """
+        return self._nearest(queries, self._encoder.queries(list(queries.values())), depth, owners)
+
+    def search_expanded(
+        self,
+        queries: Queries,
+        expansions: dict[str, list[str]],
+        depth: int,
+        owners: Mapping[str, str] | None = None,
+    ) -> Run:
         """Search with every query and all samples of its expansion, as `params.expansion` combines them.
 
         `concatenate` encodes the query and its samples, one behind the other, as one query. `mean` takes the mean of
@@ -129,28 +149,33 @@ class DenseSearcher:
 
         Args:
             expansions: query id → its samples, one at least.
+            owners: as in `Searcher.search`.
 
         Source: Wang et al. 2023, arXiv 2303.07678, section 2 (`concatenate`, there with [SEP] between);
             Gao et al. 2022, arXiv 2212.10496, equation 8 (`mean`).
         """
         if self._params.expansion == "concatenate":
-            return self.search({i: combine(text, " ".join(expansions[i]), 1) for i, text in queries.items()}, depth)
+            texts = {i: combine(text, " ".join(expansions[i]), 1) for i, text in queries.items()}
+            return self.search(texts, depth, owners)
         vectors = self._encoder.queries(list(queries.values()))
         owned = [(row, text) for row, i in enumerate(queries) for text in expansions[i] if text.strip()]
         rows = np.array([row for row, _ in owned], dtype=int)
         np.add.at(vectors, rows, self._encoder.documents([text for _, text in owned]))
         vectors /= 1 + np.bincount(rows, minlength=len(vectors))[:, None]
         if self._encoder.normalized:
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return self._nearest(queries, vectors.astype(np.float32), depth)
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return self._nearest(queries, vectors.astype(np.float32), depth, owners)
 
-    def _nearest(self, queries: Queries, vectors: np.ndarray, depth: int) -> Run:
+    def _nearest(self, queries: Queries, vectors: np.ndarray, depth: int, owners: Mapping[str, str] | None) -> Run:
+        own = owned(queries, owners, self._ignores)
+        hits = min(depth + bool(own), len(self._doc_ids))
         run: Run = {}
         for batch in track(list(batches(enumerate(queries), SEARCH_BATCH)), "Searching by vectors"):
-            scores, places = self._index.search(vectors[[row for row, _ in batch]], min(depth, len(self._doc_ids)))
-            for (_, query_id), found, values in zip(batch, places.tolist(), scores.tolist(), strict=True):
+            scores, places = self._index.search(vectors[[row for row, _ in batch]], hits)
+            for (_, key), found, values in zip(batch, places.tolist(), scores.tolist(), strict=True):
                 # HNSW may find fewer than asked for: -1 then.
-                run[query_id] = {self._doc_ids[n]: s for n, s in zip(found, values, strict=True) if n >= 0}
+                near = {self._doc_ids[n]: s for n, s in zip(found, values, strict=True) if n >= 0}
+                run[key] = without(near, own.get(key), depth)
         return run
 
 

@@ -14,7 +14,9 @@ from qedistill.layout import COLLECTION, INDEX
 from qedistill.params import Params
 from qedistill.retrieval.jvm import start_jvm
 from qedistill.retrieval.lucene import Searcher
-from qedistill.text import read_jsonl
+from qedistill.retrieval.own import own_documents
+from qedistill.tally import Tally
+from qedistill.text import Qrels, Queries, Run, read_jsonl
 
 PREBUILT = "prebuilt.json"  # in data/index: name → checksum and size of the prebuilt indexes used
 _UNPACKED = (
@@ -29,7 +31,8 @@ def open_searcher(params: Params, split: str) -> Searcher:
         UserError: there is no such index, or it cannot be fetched.
     """
     name = params.index.of(split)
-    return Searcher(fetch_prebuilt(name) if name else INDEX, params.collection.language, params.retrieval.bm25)
+    folder, wanted = fetch_prebuilt(name) if name else INDEX, params.retrieval
+    return Searcher(folder, params.collection.language, wanted.bm25, wanted.ignore_identical_ids)
 
 
 def fetch_documents(params: Params, split: str, doc_ids: Iterable[str]) -> dict[str, str]:
@@ -56,6 +59,25 @@ def find_documents(params: Params, split: str, doc_ids: Iterable[str]) -> dict[s
     if params.index.of(split):
         return open_searcher(params, split).documents(wanted)
     return {doc["doc_id"]: doc for doc in read_jsonl(COLLECTION / "corpus.jsonl") if doc["doc_id"] in wanted}
+
+
+def count_own_documents(params: Params, split: str, queries: Queries, qrels: Qrels, run: Run, tally: Tally) -> None:
+    """Count the queries of a split that are documents of its collection and find themselves; where identical ids are
+    ignored, those that lose a document judged relevant by that.
+
+    Args:
+        run: results of the original queries.
+    """
+    if params.retrieval.ignore_identical_ids:
+        for i in (i for i in queries if qrels[i].get(i, 0) > 0):
+            tally.add(f"queries of {split} have a relevant document that retrieval.ignore_identical_ids leaves out", i)
+    elif met := [i for i in queries if i in run[i]]:
+        for i in own_documents(queries, qrels, find_documents(params, split, met)):
+            tally.add(
+                f"queries of {split} are documents of the collection and find themselves; for BEIR's figures set "
+                "retrieval.ignore_identical_ids to true",
+                i,
+            )
 
 
 def describe_prebuilt(name: str) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from qedistill.errors import UserError
 from qedistill.params import Bm25, Rm3, Rocchio
 from qedistill.progress import track
 from qedistill.retrieval.jvm import java_class
+from qedistill.retrieval.own import owned, without
 from qedistill.text import Queries, Run
-from qedistill.words import one_line
+from qedistill.words import clean, one_line
 
 T = TypeVar("T")
 
@@ -86,11 +87,14 @@ def _forget_making(folder: Path) -> None:
 class Searcher:
     """BM25 search over a Lucene index, `build_index`'s or a prebuilt one, with or without pseudo-relevance feedback.
 
+    Args:
+        ignore_identical_ids: a query finds no document of its own id, and feedback does not learn from it.
+
     Raises:
         UserError: there is no index in the folder, or Lucene has no analyser for the language.
     """
 
-    def __init__(self, folder: Path, language: str, bm25: Bm25) -> None:
+    def __init__(self, folder: Path, language: str, bm25: Bm25, ignore_identical_ids: bool = False) -> None:
         _check_language(language)
         # A clause a different term; Lucene's 1,024 are soon reached by a document used as query.
         java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)
@@ -99,6 +103,7 @@ class Searcher:
             self._java.set_analyzer(_analyzers().getLanguageSpecificAnalyzer(language))
         self._java.set_bm25(bm25.k1, bm25.b)
         self._english = language == "en"
+        self._ignores = ignore_identical_ids
         self._json = _json_writer()
         # Feedback reads the documents' vectors; where the index has none, it analyses the stored documents anew.
         self._parser = None if self._java.reader.getTermVectors(0) else _parser_of(self._java)
@@ -108,10 +113,16 @@ class Searcher:
 
         Made for some thousands of documents: each is looked up on disk.
         """
-        stored = ((doc_id, self._java.doc_raw(doc_id)) for doc_id in sorted(doc_ids))
+        stored = ((doc_id, self._java.doc_raw(clean(doc_id))) for doc_id in sorted(doc_ids))
         return {doc_id: _title_and_text(raw) for doc_id, raw in stored if raw}
 
-    def search(self, queries: Queries, depth: int, feedback: Rm3 | Rocchio | None = None) -> Run:
+    def search(
+        self,
+        queries: Queries,
+        depth: int,
+        feedback: Rm3 | Rocchio | None = None,
+        owners: Mapping[str, str] | None = None,
+    ) -> Run:
         """The best `depth` documents of every query and their scores, best first.
 
         A query without a known word has no documents, but is there.
@@ -119,18 +130,51 @@ class Searcher:
         Scores are rounded to four decimals and ties told apart by a millionth, in the order of doc_id (Anserini's
         ScoreTiesAdjusterReranker), or by as much as single precision needs for that (`_apart`).
 
+        Args:
+            owners: key of `queries` → id of the query it stands for, as far as it stands for one; None where the keys
+                are query ids. It matters where identical ids are ignored.
+
         Raises:
             UserError: RM3 is to learn from more documents than Anserini gives it.
         """
         self._set_feedback(feedback)
         # Rocchio learns from the ranking as deep as asked for, so it must be deep enough.
         hits = max(depth, feedback.fb_docs) if feedback else depth
+        own = owned(queries, owners, self._ignores)
         run: Run = {}
         for batch in track(list(batches(queries.items(), SEARCH_BATCH)), "Searching"):
-            ids, texts = _java_list(i for i, _ in batch), _java_list(text for _, text in batch)
-            found = json.loads(self._json.writeValueAsString(self._java.batch_search(texts, ids, hits, THREADS)))
-            run |= {i: _apart({hit["docid"]: hit["score"] for hit in found[i][:depth]}) for i, _ in batch}
+            found = self._search([(own.get(key), clean(text)) for key, text in batch], hits, feedback is not None)
+            run |= {
+                key: _apart(without(scores, own.get(key), depth)) for (key, _), scores in zip(batch, found, strict=True)
+            }
         return run
+
+    def _search(self, asked: list[tuple[str | None, str]], hits: int, feedback: bool) -> list[dict[str, float]]:
+        """Scores of the best documents for each (id of the document that will be left out, text)."""
+        hits += any(own is not None for own, _ in asked)
+        alone = {n for n, (own, _) in enumerate(asked) if own is not None and feedback}
+        together = {str(n): text for n, (_, text) in enumerate(asked) if n not in alone}
+        found = self._java.batch_search(_java_list(together.values()), _java_list(together), hits, THREADS)
+        for n in alone:
+            found.put(str(n), self._search_without(*asked[n], hits))
+        # Reading hits field by field from Python takes ten times as long as the search itself.
+        read = json.loads(self._json.writeValueAsString(found))
+        return [{hit["docid"]: hit["score"] for hit in read[str(n)]} for n in range(len(asked))]
+
+    def _search_without(self, own: str | None, text: str, hits: int) -> Any:
+        """Hits of a search by feedback that does not learn from a document; the document may be among them.
+
+        Anserini's own way (SearchCollection's -removeQuery) drops it at the end alone. Here the first search, whose
+        hits feedback reads, excludes it by its id.
+        """
+        analyzer, occur = self._java.get_analyzer(), java_class("org.apache.lucene.search.BooleanClause$Occur")
+        words = java_class("io.anserini.search.query.BagOfWordsQueryGenerator")().buildQuery("contents", analyzer, text)
+        it = java_class("org.apache.lucene.search.TermQuery")(java_class("org.apache.lucene.index.Term")("id", own))
+        query = java_class("org.apache.lucene.search.BooleanQuery$Builder")()
+        query.add(words, occur.MUST)
+        query.add(it, occur.MUST_NOT)
+        tokens = java_class("io.anserini.analysis.AnalyzerUtils").analyze(analyzer, text)
+        return self._java._search(query.build(), tokens, text, hits)
 
     def _set_feedback(self, feedback: Rm3 | Rocchio | None) -> None:
         # Each of the two leaves traces that the other does not clear.
@@ -228,7 +272,7 @@ def _open(folder: Path) -> Any:
 
 
 def _json_writer() -> Any:
-    """Writes hits as JSON. Reading them field by field from Python takes ten times as long as the search itself."""
+    """Writes hits as JSON, their documents left out."""
     writer = java_class("com.fasterxml.jackson.databind.ObjectMapper")()
     stored_document = java_class("java.lang.Class").forName("org.apache.lucene.document.Document")
     writer.configOverride(stored_document).setIsIgnoredType(java_class("java.lang.Boolean")(True))
