@@ -12,6 +12,7 @@ from qedistill.generation.teacher import read_requests, teach
 from qedistill.layout import METRICS, TEACHER, ledger
 from qedistill.params import load_params
 from qedistill.prompts import STYLES
+from qedistill.tally import Tally
 from qedistill.text import write_json, write_jsonl
 from qedistill.tracking import stage_run
 
@@ -21,11 +22,13 @@ from qedistill.tracking import stage_run
 def main(style: str) -> None:
     params = load_params()
     with stage_run(f"teach@{style}", params) as run:
-        records, figures, asked = teach(style, read_requests(params), params, ledger())
+        told = Tally()
+        records, figures, asked = teach(style, read_requests(params), params, ledger(), told)
         write_jsonl(TEACHER / f"{style}.jsonl", records)
         write_json(METRICS / f"teach@{style}.json", figures)
-        write_json(METRICS / f"cost@{style}.json", of_teacher(records, params))
+        write_json(METRICS / f"cost@{style}.json", of_teacher(records, params, figures.get("seconds")))
         run.metrics(figures | {"calls_of_this_run": asked})
+    told.tell()
     spent = "".join(
         f", {figures[key]:,} {key.replace('_', ' ')}"
         for key in ("prompt_tokens", "completion_tokens")

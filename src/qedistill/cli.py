@@ -230,19 +230,21 @@ def import_(folder: Path) -> None:
     """
     from qedistill.generation.ledger import Ledger
     from qedistill.generation.teacher import from_records, read_requests
+    from qedistill.tally import Tally
 
-    params = _api_params()
+    params, told = _api_params(), Tally()
     with Ledger(layout.ledger()) as opened:
         for style, requests in read_requests(params).items():
             path = folder / f"{style}.jsonl"
             if not path.exists():
                 continue
-            answers, useless = from_records(path, requests, params)
+            answers, useless = from_records(path, requests, params, told)
             known = opened.answers(request.key for request in requests)
             new = [request for request in requests if request.key in answers.keys() - known.keys()]
             for request in new:
                 opened.store(request, answers[request.key])
             click.echo(f"{path}: {len(new)} answers stored, {len(answers) - len(new)} known, {len(useless)} of no use")
+    told.tell()
 
 
 def _queries(split: str) -> Queries:

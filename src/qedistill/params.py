@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,6 +132,39 @@ class Prices(Group):
     completion: float = Field(ge=0)
 
 
+# Names under which keys and passwords stand in requests; max_tokens, stop_token or prompt_cache_key hold none.
+_SECRET = re.compile(
+    r"(?:^|[_.-])(?:(?:api|access|secret|private|auth|subscription|account|client|master)[_.-]?(?:key|token|secret)"
+    r"|password|passwd|pwd|secrets?|credentials?|authorization|authentication|bearer|cookie)(?:[_.-](?:id|key|token))?$"
+    r"|^(?:key|token|auth|jwt|pass)$"
+)
+# Keys as vendors give them out, and headers that hold one.
+_KEY = re.compile(
+    r"^(?i:bearer|basic)\s+\S{8,}$"
+    r"|^(?:(?:sk|pk|rk|xai|nvapi|pplx|tgp)[-_]|(?:gsk|hf|ghp|r8|fw)_|AIza|AKIA|eyJ)[A-Za-z0-9_.-]{16,}$"
+)
+
+
+def secret_in(value: Any, key: str = "") -> str | None:
+    """The dotted name of what looks like a secret in a request's body; None where there is none.
+
+    Args:
+        key: the known one.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower()
+            if isinstance(item, str) and item and _SECRET.search(snake):
+                return str(name)
+            if (found := secret_in(item, key)) is not None:
+                return f"{name}.{found}".removesuffix(".")
+    if isinstance(value, list):
+        return next((found for item in value if (found := secret_in(item, key)) is not None), None)
+    if isinstance(value, str) and (_KEY.match(value) or (len(key) >= 8 and key in value)):
+        return ""
+    return None
+
+
 class Api(Group):
     base_url: Address
     key_variable: Variable | None
@@ -149,6 +184,11 @@ class Api(Group):
             json.dumps(self.extra_body, allow_nan=False)
         except (TypeError, ValueError) as error:  # a date, .inf
             raise ValueError(f"extra_body holds what JSON cannot: {error}; put quotes around it") from None
+        if found := secret_in(self.extra_body, os.environ.get(self.key_variable or "", "").strip()):
+            raise ValueError(
+                f"extra_body.{found} looks like a secret, which files and logs would keep: put the key into the "
+                "environment variable that key_variable names"
+            )
         limits = ("max_tokens", "max_completion_tokens")
         if wrong := [name for name in limits if not isinstance(self.extra_body.get(name, 1), int | None)]:
             raise ValueError(f"extra_body.{wrong[0]} must be a whole number or null")

@@ -4,54 +4,88 @@ import asyncio
 import json
 import signal
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qedistill.errors import UserError
 from qedistill.generation.checks import examine
-from qedistill.generation.client import BROKEN_OFF, TEACHER, Client, NoAnswer, Refused, words_of
-from qedistill.generation.ledger import Claim, Ledger
-from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens_in, tokens_of
+from qedistill.generation.client import BROKEN_OFF, TEACHER, Client, NoAnswer, Refused, Rejected
+from qedistill.generation.ledger import Call, Claim, Ledger
+from qedistill.generation.replies import complaint, words_of
+from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens_of, usage_of
 from qedistill.params import Prices, Teacher
 from qedistill.progress import calls_bar
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+from qedistill.tally import Tally
+from qedistill.words import one_line
 
 _NO_LIMIT = 1000  # tokens of a completion that has no limit, as an estimate
+_TEMPLATE = 64  # tokens that a chat template adds, at most
 _LOST = 5  # requests in a row, at least, that get no answer before the server is given up
+_FIRST = 10  # requests without an answer of use, and none with one, before the case is given up as hopeless
 _POLL = 0.5  # seconds between looks for what other processes are asking
+_GLANCE = 0.02  # seconds between looks for what this one is
+# Outcomes of calls that are no answers: nothing was written, or not to the end.
+_NOT_ANSWERED = {"blocked", "too_long", "rejected", "broken_off"}
+# What a user can do where answers are of no use.
+MENDS = {
+    "empty": "raise teacher.max_new_tokens, which reasoning may use up, or see to the server's chat template",
+    "thinking": "switch the model's reasoning off in teacher.api.extra_body, or raise teacher.max_new_tokens",
+    "cut": "raise teacher.max_new_tokens",
+    "language": "see to collection.language and to the prompt",
+    "refusal": "see to the prompt and to teacher.model",
+    "query": "see to the prompt and to teacher.model",
+    "blocked": "ask another vendor",
+    "too_long": "lower teacher.exemplars.max_tokens or teacher.max_new_tokens",
+    "rejected": "see to teacher.model and teacher.api.extra_body",
+    "unanswered": "run it again",
+}
 
 
 def ask(
-    requests: Sequence[Request], teacher: Teacher, language: str, ledger: Ledger, others: Sequence[Request] = ()
+    requests: Sequence[Request],
+    teacher: Teacher,
+    language: str,
+    ledger: Ledger,
+    others: Sequence[Request] = (),
+    told: Tally | None = None,
 ) -> Outcome:
     """Answers to all requests, those in the ledger first; the others are asked, each stored the moment it arrives.
 
     Rate limits (429), server errors, timeouts, broken connections and unreadable answers are tried again, after as long
-    as the server says, else after an exponentially growing random time. On Ctrl-C, a fatal error or at the cost limit,
-    what is under way is awaited and stored, and nothing new is asked.
+    as the server says, else after an exponentially growing random time. An answer of no use is asked for again, after
+    all others, `teacher.asks` times in all runs together; what the server rejects for the prompt's sake is asked once a
+    run. On Ctrl-C, a fatal error or at the cost limit, what is under way is awaited and stored, and nothing new is asked.
 
     Args:
         language: of the collection, for the checks.
         others: requests of the same teacher that count towards `teacher.max_cost` too, but are not asked.
+        told: where to count what was overruled; by default in the outcome alone.
 
     Raises:
-        UserError: the key is missing, the server refuses, cannot be reached or stops answering, the cost would exceed or
-            has reached `teacher.max_cost`, or Ctrl-C was pressed. Answers that came are in the ledger.
+        UserError: the key is missing, the server refuses, cannot be reached or stops answering, the first answers are
+            all of no use, the cost would exceed or has reached `teacher.max_cost`, or Ctrl-C was pressed. Answers that
+            came are in the ledger.
     """
-    known = ledger.answers(request.key for request in requests)
-    # Two queries of the same text are one request.
-    missing = list({request.key: request for request in requests if request.key not in known}.values())
-    outcome = Outcome(known)
-    if missing:
+    keys = {request.key for request in requests}
+    known = ledger.answers(keys)
+    outcome = Outcome(known, told=told or Tally())
+    before = [call for call in ledger.calls(keys) if call.key not in known]
+    asks = Counter(call.key for call in before if call.outcome not in _NOT_ANSWERED)
+    # Two queries of the same text are one request. Those that were asked least come first.
+    missing = sorted({r.key: r for r in requests if r.key not in known}.values(), key=lambda r: asks[r.key])
+    for call in before:
+        if asks[call.key] >= teacher.asks and call.outcome not in _NOT_ANSWERED:
+            outcome.useless[call.key], outcome.said[call.key] = call.outcome, call.raw
+    if missing := [request for request in missing if asks[request.key] < teacher.asks]:
         budget = _Budget(ledger, [*requests, *others], teacher.api.prices, teacher.max_cost)
         budget.check()
-        asyncio.run(_Asking(missing, teacher, language, ledger, budget, outcome).run())
-        outcome.answers = ledger.answers(request.key for request in requests)
-    outcome.usage, outcome.calls = ledger.calls(request.key for request in requests)
+        asyncio.run(_Asking(missing, teacher, language, ledger, budget, outcome, before, asks).run())
+        outcome.answers = ledger.answers(keys)
+    for call in ledger.calls(keys):
+        outcome.usage += call.usage
+        outcome.calls[call.outcome] += 1
     return outcome
 
 
@@ -75,15 +109,22 @@ def cost(usage: Usage, prices: Prices | None) -> float:
 
 
 class _Budget:
-    """Keeps what the calls for some requests cost, in all runs and with what is under way, within a limit."""
+    """Keeps what the calls for some requests cost, in all runs and with what is under way, within a limit.
+
+    A call is reserved at the most it can cost: a token for each byte of its prompt, a completion up to its limit. Where a
+    server was seen to charge more, all further ones are reserved at that rate, and until one was seen, one is asked at a
+    time.
+    """
 
     def __init__(self, ledger: Ledger, requests: Sequence[Request], prices: Prices | None, limit: float | None) -> None:
         self.ledger, self.prices, self.limit = ledger, prices, limit
         self._requests = {request.key: request for request in requests}
-        self._pending: dict[str, float] = {}
+        self._pending: set[str] = set()
+        self._elsewhere: set[str] = set()  # asked by other processes
+        self._rate = 1.0  # of what was charged to what was reserved, at most
+        self._seen = False
         self.used = Usage()  # in this run
         self.spent = 0.0  # by all processes
-        self._read_at = 0.0
         self._refresh()
 
     def check(self) -> None:
@@ -100,133 +141,187 @@ class _Budget:
 
     def allows(self, request: Request) -> bool:
         """Reserve what a request may cost, if the limit allows it."""
-        if self.limit is not None and time.monotonic() - self._read_at > _POLL:
-            self._refresh()
-        wanted = cost(estimate(request), self.prices)
-        if self.limit is not None and self.spent + sum(self._pending.values()) + wanted > self.limit:
-            return False
-        self._pending[request.key] = wanted
+        if self.limit is not None:
+            if time.monotonic() - self._read_at > _POLL:
+                self._refresh()
+            under_way = self._pending | self._elsewhere
+            wanted = sum(self._most(self._requests[key]) for key in under_way | {request.key})
+            if (under_way and not self._seen) or self.spent + wanted * self._rate > self.limit:
+                return False
+        self._pending.add(request.key)
         return True
+
+    @property
+    def waits(self) -> bool:
+        """Whether calls are under way that may turn out cheaper than reserved."""
+        return bool(self._pending | self._elsewhere)
 
     def settle(self, request: Request) -> None:
         """A reserved request is over, whatever came of it."""
-        self._pending.pop(request.key, None)
+        self._pending.discard(request.key)
 
-    def spend(self, usage: Usage) -> None:
+    def spend(self, request: Request, usage: Usage) -> None:
+        """Count a call."""
         self.used += usage
         self.spent += cost(usage, self.prices)
+        self._learn(request, usage)
+
+    def _most(self, request: Request) -> float:
+        prompt = sum(len(message["content"].encode(errors="replace")) + _TEMPLATE for message in request.messages)
+        return cost(Usage(prompt, estimate(request).completion_tokens), self.prices)
+
+    def _learn(self, request: Request, usage: Usage) -> None:
+        if most := self._most(request):
+            self._rate = max(self._rate, cost(usage, self.prices) / most)
+        self._seen = True
 
     def _refresh(self) -> None:
         # Another process may ask for the same.
-        usage, _ = self.ledger.calls(self._requests)
-        self.spent, self._read_at = cost(usage, self.prices), time.monotonic()
+        calls = [call for call in self.ledger.calls(self._requests) if call.usage != Usage()]
+        self.spent = sum(cost(call.usage, self.prices) for call in calls)
+        for call in calls:
+            self._learn(self._requests[call.key], call.usage)
+        self._elsewhere = self.ledger.asked_elsewhere(self._requests)
+        self._read_at = time.monotonic()
 
 
 class _Asking:
-    """One run of `ask`: workers that take requests from a queue until it is empty or something stops them."""
+    """One run of `ask`: workers that take requests from a queue until it is empty or something stops them.
+
+    Until a first answer is of use, no more than `_FIRST` requests are asked, in all runs together, but one in each run.
+    """
 
     def __init__(
         self, requests: Sequence[Request], teacher: Teacher, language: str, ledger: Ledger, budget: _Budget,
-        outcome: Outcome,
+        outcome: Outcome, before: Sequence[Call], asks: Counter[str],
     ) -> None:  # fmt: skip
         self.teacher, self.api, self.language, self.ledger = teacher, teacher.api, language, ledger
         self.budget, self.outcome, self.requests = budget, outcome, requests
         self.client = Client(teacher.api, TEACHER, max(_total(estimate(request)) for request in requests))
+        self._queue = deque(requests)
+        self._asks = asks  # answered calls, those of earlier runs too
+        self._rejected_before = {call.key for call in before if call.outcome in _NOT_ANSWERED}
+        self._proven = bool(outcome.answers)  # an answer of use has come
+        self._barren_before = {call.key for call in before}
+        self._first = max(1, _FIRST - len(self._barren_before))
+        self._room = self._first  # requests that may be asked before that
+        self._barren: set[str] = set()  # requests of this run that brought an answer, and none of use
         self._lost_in_a_row = 0
         self._taken_in_a_row = 0
+        self._rejected_in_a_row = 0
         self._useless = 0  # answers
-        self._unanswered: dict[str, tuple[str, str]] = {}  # key → query id, last error
         self._error: Exception | None = None
 
     async def run(self) -> None:
-        queue = deque(self.requests)
-        with self._ctrl_c(), calls_bar("Asking", len(queue)) as self._bar:
+        with self._ctrl_c(), calls_bar("Asking", len(self._queue)) as self._bar:
             async with self.client.opened():
-                await asyncio.gather(*(self._worker(queue) for _ in range(self.api.concurrency)))
+                await asyncio.gather(*(self._worker() for _ in range(self.api.concurrency)))
         if self._error:
             raise self._error
-        self._report()
-
-    def _report(self) -> None:
-        """Raise a UserError where not every request was seen to."""
-        stored = len(self.ledger.answers(request.key for request in self.requests))
-        kept = f"{stored} of {len(self.requests)} answers came and are in the ledger ({self.ledger.path.name})"
         if self.client.why:
+            stored = len(self.ledger.answers(request.key for request in self.requests))
+            kept = f"{stored} of {len(self.requests)} answers came and are in the ledger ({self.ledger.path.name})"
             raise UserError(f"{self.client.why}; {kept}: run it again to go on, they are not asked for again")
-        if self._unanswered:
-            query, last = next(iter(self._unanswered.values()))
-            raise UserError(
-                f"{len(self._unanswered)} requests stayed without an answer after {self.api.attempts} attempts each "
-                f"(the first is of query {query}: {last}); {kept}: run it again to go on, they are not asked for again"
-            )
 
-    async def _worker(self, queue: deque[Request]) -> None:
-        while queue and not self.client.stopped:
+    async def _worker(self) -> None:
+        queue = self._queue
+        while await self._may(lambda: not queue or self._proven or self._room > 0) and queue:
             request = queue.popleft()
+            if not self.budget.allows(request):
+                queue.appendleft(request)
+                if not self.budget.waits:
+                    limit, spent = self.budget.limit, self.budget.spent
+                    self.client.halt(f"teacher.max_cost {limit:g} is reached ({spent:.4f} spent); raise it")
+                await self.client.sleep(_GLANCE, quietly=True)
+                continue
             claim = self.ledger.claim(request.key)
             self._taken_in_a_row = self._taken_in_a_row + 1 if claim is Claim.TAKEN else 0
-            match claim:
-                case Claim.ANSWERED:  # by another process since this one looked
-                    self._progress(1)
-                case Claim.TAKEN:
-                    queue.append(request)
-                    if self._taken_in_a_row > len(queue):  # nothing but those is left
-                        await self.client.sleep(_POLL, quietly=True)
-                case Claim.OURS:
-                    try:
-                        await self._until_useful(request)
-                    except NoAnswer:
-                        pass
-                    except Exception as error:  # noqa: BLE001 - the others' answers are awaited before it is raised
-                        self._error = self._error or error
-                        self.client.halt("an answer could not be stored")
-                    finally:
-                        self.ledger.release(request.key)
-
-    async def _until_useful(self, request: Request) -> None:
-        """Ask until an answer passes the checks, `teacher.asks` times at most, and store it."""
-        for _ in range(self.teacher.asks):
-            if not self.budget.allows(request):
-                self.client.halt(
-                    f"teacher.max_cost {self.budget.limit:g} is reached ({self.budget.spent:.4f} spent); raise it"
-                )
-                raise NoAnswer
-            try:
-                answer, problem = await self._answer(request)
-            finally:
-                self.budget.settle(request)
-            self.outcome.asked += 1
-            self.budget.spend(answer.usage)
-            if problem is None:
-                self.ledger.store(request, answer)
-                self.outcome.useless.pop(request.key, None)
+            if claim is Claim.OURS:
+                try:
+                    await self._ask(request)
+                except NoAnswer:
+                    pass
+                except Exception as error:  # noqa: BLE001 - the others' answers are awaited before it is raised
+                    self._error = self._error or error
+                    self.client.halt("an answer could not be stored")
+                finally:
+                    self.ledger.release(request.key)
+            self.budget.settle(request)
+            if claim is Claim.ANSWERED:  # by another process since this one looked
+                self._proven = True
                 self._progress(1)
-                return
-            self.ledger.store_useless(request, problem, answer)
-            self.outcome.useless[request.key] = problem
-            self._useless += 1
-            self._progress(0)
-            if self.client.stopped:
-                raise NoAnswer
-        self._progress(1)
+            if claim is Claim.TAKEN:
+                queue.append(request)
+                if self._taken_in_a_row > len(queue):  # nothing but those is left
+                    await self.client.sleep(_POLL, quietly=True)
+
+    async def _may(self, ready: Callable[[], bool]) -> bool:
+        """Wait until something holds; whether it does, for all may be stopped before."""
+        while not ready() and not self.client.stopped:
+            await self.client.sleep(_GLANCE, quietly=True)
+        return not self.client.stopped
+
+    async def _ask(self, request: Request) -> None:
+        """Ask once and store what comes; where that is of no use, the request goes to the end of the queue."""
+        self._room -= request.key not in self._barren
+        try:
+            answer, problem = await self._answer(request)
+        except Rejected as error:
+            self._reject(request, error.kind, str(error))
+            return
+        self.outcome.asked += 1
+        self.budget.spend(request, answer.usage)
+        self._rejected_in_a_row = 0
+        if problem is None:
+            self.ledger.store(request, answer)
+            self.outcome.useless.pop(request.key, None)
+            self._proven = True
+            self._progress(1)
+            return
+        self.ledger.store_useless(request, problem, answer)
+        self._useless += 1
+        self._asks[request.key] += 1
+        again = self._asks[request.key] < self.teacher.asks
+        if again:
+            self._queue.append(request)
+        self._leave(request, problem, answer.raw, done=not again)
+
+    def _reject(self, request: Request, kind: str, said: str) -> None:
+        """Note that the server does not want a request, and stop where it seems to want none of these."""
+        self.ledger.store_useless(request, kind, Answer("", raw=said))
+        if kind == "rejected" and request.key not in self._rejected_before:
+            self._rejected_in_a_row += 1
+        self._leave(request, kind, said)
+        if self._rejected_in_a_row >= _FIRST:
+            self.client.halt(f"{self.api.base_url} rejects one request after the other: {said}; {MENDS[kind]}")
+
+    def _leave(self, request: Request, problem: str, said: str, done: bool = True) -> None:
+        """Go on without an answer of use to a request, unless none has one."""
+        self.outcome.useless[request.key], self.outcome.said[request.key] = problem, said
+        self._progress(int(done))
+        if problem != "unanswered":
+            self._barren.add(request.key)
+        if not self._proven and len(self._barren) >= self._first:
+            kinds = Counter(self.outcome.useless.values()).most_common()
+            named = ", ".join(f"{count} {kind}" for kind, count in kinds)
+            self.client.halt(
+                f"no request has brought an answer of use, of the first {len(self._barren | self._barren_before)} that "
+                f"were asked ({named}; to query {request.query_id} came “{one_line(said)[:80]}”): {MENDS[kinds[0][0]]}"
+            )
 
     async def _answer(self, request: Request) -> tuple[Answer, str | None]:
         """One answer and, where it is of no use, why."""
+        body = {"model": request.model, "messages": request.messages, "stream": False} | request.options
 
-        async def send(client: "AsyncOpenAI") -> tuple[Answer, str | None]:
-            start = time.perf_counter()
-            reply = await client.chat.completions.with_raw_response.create(
-                model=request.model,
-                messages=request.messages,  # type: ignore[arg-type]
-                extra_body=request.options,
-            )
-            # Read here: the client hands on whatever it cannot parse.
-            return self._read(json.loads(reply.content), request, time.perf_counter() - start)
+        def read(told: Any, seconds: float) -> tuple[Answer, str | None]:
+            return self._read(told, request, seconds)
 
         try:
-            answered = await self.client.call(send, _total(estimate(request)))
+            answered = await self.client.call("POST", "/chat/completions", read, body, _total(estimate(request)))
         except Refused as error:
             self.client.halt(str(error))
+            raise
+        except Rejected:
             raise
         except NoAnswer as error:
             if said := str(error):
@@ -242,34 +337,44 @@ class _Asking:
             ValueError: the body is no chat completion, or one that the server broke off.
         """
         try:
-            (choice, *_) = body["choices"]
-            message, ended = choice["message"], choice.get("finish_reason")
+            if not isinstance(body, dict):
+                raise TypeError(f"a {type(body).__name__}")
+            if "choices" not in body:
+                said = words_of(body) or f"not a chat completion: {json.dumps(body)[:80]}"
+                raise Rejected(said, complaint(body) or "rejected")
+            choice = (body["choices"] or [{}])[0]
+            message, ended = choice.get("message") or {}, choice.get("finish_reason")
             content = _text(message.get("content"))
-            used = body.get("usage") or {}
-            details = used.get("prompt_tokens_details") or {}
-            # Where the server does not count, its tokens are estimated.
-            usage = Usage(
-                int(used.get("prompt_tokens") or tokens_of(request.messages)),
-                int(used.get("completion_tokens") or tokens_in(content)),
-                # OpenAI's name for it, and DeepSeek's.
-                int(details.get("cached_tokens") or used.get("prompt_cache_hit_tokens") or 0),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reasoning = message.get("reasoning_content") or message.get("reasoning")
+            written = content + (reasoning if isinstance(reasoning, str) else "")
+            usage, overruled = usage_of(body.get("usage"), request.messages, written)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise ValueError(words_of(body) or f"not a chat completion: {error!r}") from None
+        if overruled:
+            self.outcome.told.add("counts of tokens overruled: not to be believed", request.query_id)
         if ended in BROKEN_OFF:
+            self._break_off(request, Answer("", raw=content, usage=usage))
             raise ValueError(f"the server broke the answer off: {ended}")
+        if not body.get("choices"):
+            return Answer("", raw=words_of(body), usage=usage), "blocked" if complaint(body) == "blocked" else "empty"
         text, cleaned, problem = examine(
             content, request.query, self.language, ended == "length", self.teacher.max_words
         )
         if ended == "content_filter" or (message.get("refusal") and not content):
             problem = "refusal"
-        elif problem == "empty" and (message.get("reasoning_content") or message.get("reasoning")):
+        elif problem == "empty" and reasoning:
             problem = "thinking"
         return Answer(text, cleaned, content, usage, seconds), problem
 
+    def _break_off(self, request: Request, answer: Answer) -> None:
+        """Count an answer that did not come to its end: it may cost as well."""
+        self.ledger.store_useless(request, "broken_off", answer)
+        self.budget.spend(request, answer.usage)
+
     def _lose(self, request: Request, last: str) -> None:
         """Go on without an answer, unless no request gets one any more."""
-        self._unanswered[request.key] = request.query_id, last
+        self._room += 1
+        self._leave(request, "unanswered", last)
         self._lost_in_a_row += 1
         if not self.client.answered:
             self.client.halt(f"teacher.api.base_url {self.api.base_url}: no server answers there: {last}")

@@ -4,7 +4,9 @@ import asyncio
 import math
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,19 +14,20 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qedistill.errors import UserError
+from qedistill.generation.replies import WebPage, complaint, read_body, status_in, words_of
 from qedistill.params import Api
+from qedistill.words import one_line
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
     from tenacity import RetryCallState
 
 T = TypeVar("T")
 
 BROKEN_OFF = {"insufficient_system_resource", "error", "abort"}  # finish reasons of DeepSeek, OpenRouter, vLLM
 _RETRIED = {408, 409, 425, 429}  # and every 5xx; any other 4xx is given up at once
+_OF_ALL = {401, 402, 403, 404, 405}  # what the next request would be told as well
 _LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
 _PATIENCE = 600.0  # seconds a server may ask to wait; beyond, as for a day's quota, the run stops
-_CONNECT = 10.0  # seconds to reach the server
 _FIRST_ATTEMPTS = 3  # where no server has ever answered: a wrong address should not take minutes to be told
 
 
@@ -45,7 +48,32 @@ class NoAnswer(Exception):
 
 
 class Refused(NoAnswer):
-    """The server does not want the call, now or later."""
+    """The server wants no call at all, now or later."""
+
+
+class Rejected(NoAnswer):
+    """The server does not want this one call; says why.
+
+    Attributes:
+        kind: `blocked` for what it says, `too_long`, or `rejected` for some other reason.
+    """
+
+    def __init__(self, said: str, kind: str) -> None:
+        super().__init__(said)
+        self.kind = kind
+
+
+class _Failure(Exception):
+    """An error that the server told."""
+
+    def __init__(self, status: int | None, headers: Any, body: Any) -> None:
+        self.status, self.headers, self.body = status, headers, body
+        self.about = complaint(body, status)
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is worth trying again."""
+        return self.about is None and (self.status is None or self.status in _RETRIED or self.status >= 500)
 
 
 class Client:
@@ -72,19 +100,18 @@ class Client:
             self._tokens = AsyncLimiter(bucket, bucket * 60 / limit)
         self._stop = asyncio.Event()
         self.answered = False  # any call, were it with an error
+        self._understood = False  # any call
         self.why: str | None = None  # all calls were stopped
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        from openai import AsyncOpenAI, Timeout
+        from qedistill.generation.connection import Connection
 
-        # Retrying and timing are done here: the client's own retries would be neither counted nor limited.
-        openai = AsyncOpenAI(
-            api_key=self._key, base_url=self.api.base_url, max_retries=0, timeout=Timeout(None, connect=_CONNECT)
-        )
-        openai.organization = openai.project = None  # of OpenAI, from the environment: no other vendor's business
-        async with openai as self._openai:
+        self._connection = Connection(self.api, self.names.base_url, self._key)
+        try:
             yield
+        finally:
+            await self._connection.close()
 
     @property
     def stopped(self) -> bool:
@@ -96,20 +123,28 @@ class Client:
         self._stop.set()
 
     async def call(
-        self, send: Callable[["AsyncOpenAI"], Awaitable[T]], tokens: int = 0, attempts: int | None = None
+        self,
+        method: str,
+        path: str,
+        read: Callable[[Any, float], T],
+        body: object = None,
+        tokens: int = 0,
+        attempts: int | None = None,
     ) -> T:
-        """What `send` makes of the server's answer, tried for until there is one.
+        """What `read` makes of the server's answer, tried for until there is one.
 
         Args:
-            send: raises ValueError where the answer is not of its shape.
+            path: behind `base_url`.
+            read: gets the answer's JSON value, in which the key has been made unreadable, and the seconds it took;
+                raises ValueError where it is not of the shape it should be.
             tokens: of the call, for the limit.
             attempts: at most; else `api.attempts`.
 
         Raises:
             NoAnswer: no attempt was answered.
-            Refused: the server refuses the call.
+            Rejected: the server does not want this call.
+            Refused: the server wants none.
         """
-        from openai import APIError
         from tenacity import AsyncRetrying, RetryError, retry_if_exception
 
         def gives_up(state: "RetryCallState") -> bool:
@@ -120,29 +155,66 @@ class Client:
                 sleep=self.sleep, wait=_wait, stop=gives_up, retry=retry_if_exception(_passes)
             ):
                 with attempt:
-                    answer = await self._once(send, tokens)
+                    answer = await self._once(method, path, read, body, tokens)
         except RetryError as error:
             raise NoAnswer(self.said(error.last_attempt.exception())) from None
-        except APIError as error:
-            raise Refused(self._refused(error)) from None
-        self.answered = True
+        except _Failure as error:
+            self.answered = True
+            raise self._verdict(error) from None
+        self.answered = self._understood = True
         return answer
 
-    async def _once(self, send: Callable[["AsyncOpenAI"], Awaitable[T]], tokens: int) -> T:
+    async def _once(self, method: str, path: str, read: Callable[[Any, float], T], body: object, tokens: int) -> T:
+        from qedistill.generation.connection import Elsewhere
+
         if self._requests:
             await self._unless_stopped(self._requests.acquire())
         if self._tokens:
             await self._unless_stopped(self._tokens.acquire(tokens))
-        # The whole answer within the time, not only each of its bytes.
-        async with asyncio.timeout(self.api.timeout):
-            return await send(self._openai)
+        start = time.perf_counter()
+        try:
+            # The whole answer within the time, not only each of its bytes.
+            async with asyncio.timeout(self.api.timeout):
+                response = await self._connection.send(method, path, body)
+        except Elsewhere as error:
+            raise Refused(
+                f"{self.api.base_url} redirects requests to {error}, and none is sent there: put the address that is "
+                f"meant into {self.names.base_url}"
+            ) from None
+        except Exception as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Refused(
+                    f"{self.api.base_url} shows a certificate that is not trusted ({self.said(error)}): name the file "
+                    "of its authority in the environment variable SSL_CERT_FILE"
+                ) from None
+            raise
+        seconds = time.perf_counter() - start
+        kind = response.headers.get("content-type", "").lower()
+        if not response.is_success:
+            raise self._failure(response.status_code, response.headers, response.text, kind)
+        try:
+            told = self._redacted(read_body(response.text, kind))
+        except WebPage as error:
+            if self._understood:  # maintenance, a proxy's page: it may pass
+                raise
+            raise Refused(f"{self.api.base_url} answers with {self._redacted(str(error))}, {self._no_api()}") from None
+        if isinstance(told, dict) and told.get("error") and not told.get("choices"):
+            raise _Failure(status_in(told), response.headers, told)
+        return read(told, seconds)
+
+    def _failure(self, status: int, headers: Any, text: str, kind: str) -> _Failure:
+        try:
+            body = read_body(text, kind)
+        except ValueError:
+            body = text
+        return _Failure(status, headers, self._redacted(body))
 
     def _gives_up(self, state: "RetryCallState", attempts: int) -> bool:
         """Whether an attempt was the last one; early, where there seems to be no server at all."""
-        from openai import APIConnectionError
+        import httpx2
 
         error = state.outcome.exception() if state.outcome else None
-        self.answered = self.answered or not isinstance(error, APIConnectionError | TimeoutError)
+        self.answered = self.answered or not isinstance(error, httpx2.TransportError | TimeoutError)
         if (asked := _asked_to_wait(error)) and asked > _PATIENCE:
             self.halt(f"{self.api.base_url} asks to wait {asked / 60:.0f} minutes: {self.said(error)}")
             return True
@@ -167,24 +239,51 @@ class Client:
         if not quietly:
             raise NoAnswer
 
-    def _refused(self, error: Any) -> str:
-        status, said = getattr(error, "status_code", None), self.said(error)
-        if status in (401, 403):
+    def _verdict(self, error: _Failure) -> NoAnswer:
+        """What an error that does not pass says: of this call alone, or of all."""
+        status, said = error.status, self.said(error)
+        of_one = error.about in ("blocked", "too_long") and status not in (401, 404)
+        if of_one or (error.about != "money" and status not in _OF_ALL and (status is None or status >= 400)):
+            return Rejected(said, error.about or "rejected")
+        if status in (401, 403) and error.about != "money":
             where = self.api.key_variable or f"{self.names.key_variable} (null: no key was sent)"
-            return f"{where}: {self.api.base_url} does not accept the key ({status}): {said}"
-        return f"{self.api.base_url} refused a request ({status}): {said}"
+            return Refused(f"{where}: {self.api.base_url} does not accept the key ({status}): {said}")
+        if status in (404, 405) and "model" not in said.lower():
+            said += f", {self._no_api()}"
+        return Refused(f"{self.api.base_url} refused a request ({status}): {said}")
+
+    def _no_api(self) -> str:
+        name = self.names.base_url
+        right = (
+            f"is the path in {name} right?" if re.search(r"/v\d", self.api.base_url) else f"is /v1 missing in {name}?"
+        )
+        return f"not an API: {right}"
 
     def said(self, error: BaseException | None) -> str:
         """An error in one line, in the server's words where it has any, without the key."""
         if isinstance(error, TimeoutError):
             return f"no whole answer within {self.names.timeout}, {self.api.timeout:g} s"
-        response = getattr(error, "response", None)
-        said = words_of(getattr(error, "body", None)) or (words_of(response.text) if response is not None else "")
-        if not said:
-            said = " ".join(str(error).split()) or type(error).__name__
-            if cause := getattr(error, "__cause__", None):
-                said += f" ({' '.join(str(cause).split())})"
-        return (said.replace(self._key, "…") if self.api.key_variable else said)[:300]
+        if isinstance(error, _Failure):
+            said = words_of(error.body) or one_line(error.body or "")[:200] or f"nothing (status {error.status})"
+        else:
+            said = one_line(error) or type(error).__name__
+            if error.__class__.__module__.startswith("httpx2") and self._connection.proxy:
+                said += f", through the proxy that {self._connection.proxy} names"
+        return str(self._redacted(said))[:300]
+
+    def _redacted(self, value: Any) -> Any:
+        """A JSON value in which the key, where a server repeats it, cannot be read: the one door of all it says."""
+        if isinstance(value, dict):
+            return {self._redacted(key): self._redacted(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._redacted(item) for item in value]
+        return redact(value, self._key) if isinstance(value, str) else value
+
+
+def redact(text: str, key: str) -> str:
+    """A text without a key; a word such as EMPTY, as servers that want no key are given, is none."""
+    is_word = len(key) < 8 or (key.isalpha() and len(key) < 16)
+    return text if is_word else text.replace(key, "…")
 
 
 def read_key(api: Api, names: Names) -> str:
@@ -210,14 +309,12 @@ def read_key(api: Api, names: Names) -> str:
 
 def _passes(error: BaseException) -> bool:
     """Whether an error may pass: it is worth trying again."""
-    from openai import APIConnectionError, APIStatusError
+    import httpx2
 
-    if isinstance(error, APIStatusError):
-        # The money is used up, which time does not mend.
-        used_up = getattr(error, "code", None) == "insufficient_quota"
-        return (error.status_code in _RETRIED or error.status_code >= 500) and not used_up
+    if isinstance(error, _Failure):
+        return error.passes
     # ValueError: an answer that is no JSON, or not of the shape of an answer.
-    return isinstance(error, APIConnectionError | TimeoutError | ValueError)
+    return isinstance(error, httpx2.RequestError | TimeoutError | ValueError)
 
 
 def _wait(state: "RetryCallState") -> float:
@@ -228,16 +325,7 @@ def _wait(state: "RetryCallState") -> float:
 
 def _asked_to_wait(error: BaseException | None) -> float | None:
     """Seconds that the server which gave an error asks to wait."""
-    response = getattr(error, "response", None)
-    return None if response is None else _retry_after(response.headers)
-
-
-def words_of(body: Any) -> str:
-    """What a server says in the body of an error, in the shapes that are in use; nothing where it says nothing."""
-    for key in ("error", "message", "detail"):
-        while isinstance(body, dict) and body.get(key):
-            body = body[key]
-    return " ".join(body.split()) if isinstance(body, str) else ""
+    return _retry_after(error.headers) if isinstance(error, _Failure) else None
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -15,7 +15,6 @@ import socket
 import sqlite3
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -59,6 +58,21 @@ class Claim(Enum):
     OURS = "ours"  # ask, then store or release
     ANSWERED = "answered"
     TAKEN = "taken"  # another living process is asking
+
+
+@dataclass(frozen=True)
+class Call:
+    """An answered call.
+
+    Attributes:
+        outcome: `answer`, or what was wrong.
+        raw: what was said, where it was of no use.
+    """
+
+    key: str
+    outcome: str
+    raw: str
+    usage: Usage
 
 
 @dataclass(frozen=True)
@@ -112,15 +126,18 @@ class Ledger:
             for key, text, cleaned, raw, *usage, seconds in self._select(f"SELECT {columns} FROM answers", keys)
         }
 
-    def calls(self, keys: Iterable[str]) -> tuple[Usage, Counter[str]]:
-        """Tokens of all answered calls for the keys, and their number by outcome (`answer`, or what was wrong)."""
-        usage, outcomes = Usage(), Counter[str]()
-        for outcome, *tokens in self._select(
-            "SELECT outcome, prompt_tokens, completion_tokens, cached_tokens FROM calls", keys
-        ):
-            usage += Usage(*tokens)
-            outcomes[outcome] += 1
-        return usage, outcomes
+    def calls(self, keys: Iterable[str]) -> list[Call]:
+        """All answered calls for the keys, a key's in the order in which they were made."""
+        columns = "key, outcome, raw, prompt_tokens, completion_tokens, cached_tokens"
+        return [
+            Call(key, outcome, raw, Usage(*usage))
+            for key, outcome, raw, *usage in self._select(f"SELECT {columns} FROM calls", keys, "ORDER BY rowid")
+        ]
+
+    def asked_elsewhere(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys that other living processes have claimed."""
+        claims = self._select("SELECT key, owner FROM claims", keys)
+        return {key for key, owner in claims if owner != self._me and _lives(owner)}
 
     def claim(self, key: str) -> Claim:
         """Claim a request, unless it is answered or a living process has claimed it."""
@@ -151,7 +168,7 @@ class Ledger:
             self._db.execute("DELETE FROM claims WHERE key = ?", (request.key,))
 
     def store_useless(self, request: Request, problem: str, answer: Answer) -> None:
-        """Note a call whose answer was of no use, what it said and what it cost; the claim stays."""
+        """Note a call whose answer was of no use, or that was rejected, what was said and what it cost; the claim stays."""
         with self._writing():
             self._call(request, problem, answer.raw, answer.usage)
 
@@ -174,11 +191,11 @@ class Ledger:
         row = (request.key, outcome, request.model, raw, *asdict(usage).values(), time.time())
         self._db.execute(f"INSERT INTO calls VALUES ({', '.join('?' * len(row))})", row)
 
-    def _select(self, statement: str, keys: Iterable[str]) -> Iterator[tuple]:
+    def _select(self, statement: str, keys: Iterable[str], order: str = "") -> Iterator[tuple]:
         remaining = iter(dict.fromkeys(keys))
         with self._reading():
             while some := list(islice(remaining, _MANY)):
-                yield from self._db.execute(f"{statement} WHERE key IN ({', '.join('?' * len(some))})", some)
+                yield from self._db.execute(f"{statement} WHERE key IN ({', '.join('?' * len(some))}) {order}", some)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -210,12 +227,13 @@ def _create(path: Path) -> None:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".qedistill-draft-{path.name}-") as folder:
             draft = Path(folder) / path.name
-            db = sqlite3.connect(draft, isolation_level=None)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(_SCHEMA)
-            db.close()
+            with closing(sqlite3.connect(draft, isolation_level=None)) as db:
+                # Before there is a write-ahead log: what a full disk keeps out of the file would be told by nobody.
+                db.executescript(_SCHEMA)
+                db.execute("PRAGMA journal_mode = WAL")
+            _check(draft)
             with suppress(FileExistsError):
                 os.link(draft, path)
     except (OSError, sqlite3.Error) as error:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from qedistill.prompts import Messages
+from qedistill.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,41 @@ def tokens_in(text: str) -> int:
 def tokens_of(messages: Messages) -> int:
     """Tokens of a prompt, estimated, with those that mark the turns."""
     return sum(tokens_in(message["content"]) + 10 for message in messages)
+
+
+_BELIEVED = 10**8  # tokens of a call, at most
+
+
+def usage_of(told: Any, messages: Messages, written: str) -> tuple[Usage, bool]:
+    """Tokens of a call by the server's own count, and whether that was overruled; what it does not count is estimated.
+
+    A count that cannot be (negative, no whole number, without end) is overruled by the estimate, and cached tokens that
+    are more than the prompt's by none at all: no nonsense makes a call cheaper than it may have been.
+
+    Args:
+        told: the `usage` of a chat completion.
+        written: all that the model wrote, reasoning too.
+    """
+    told = told if isinstance(told, dict) else {}
+    details = told.get("prompt_tokens_details")
+    cached = (
+        details.get("cached_tokens") if isinstance(details, dict) else None
+    )  # OpenAI's name for it; below DeepSeek's
+    counts = {name: told.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    counts["cached_tokens"] = told.get("prompt_cache_hit_tokens") if cached is None else cached
+    known = {name: int(count) for name, count in counts.items() if _is_count(count)}
+    overruled = any(count is not None and name not in known for name, count in counts.items())
+    prompt = known.get("prompt_tokens") or tokens_of(messages)
+    completion = known.get("completion_tokens") or tokens_in(written)
+    # Google and xAI leave reasoning out of the completion's tokens, but not out of the total.
+    completion = max(completion, known.get("total_tokens", 0) - prompt)
+    if known.get("cached_tokens", 0) > prompt:
+        return Usage(prompt, completion), True
+    return Usage(prompt, completion, known.get("cached_tokens", 0)), overruled
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _BELIEVED and value % 1 == 0
 
 
 @dataclass(frozen=True)
@@ -83,14 +119,21 @@ class Outcome:
 
     Attributes:
         answers: key of the request → its answer.
-        useless: key of a request without an answer of use → what was wrong with the last one (`checks.PROBLEMS`).
+        useless: key of a request without an answer of use → what was wrong with the last one (`checks.PROBLEMS`), or
+            why there is none: `blocked`, `too_long` or `rejected` by the server, `unanswered` for some other reason.
+        said: key of a request without an answer of use → what came in its place: the answer, or the server's words.
         calls: answered calls by outcome, `answer` or what was wrong; with a ledger also those of earlier runs.
         usage: tokens of all these calls.
         asked: calls answered in this run.
+        seconds: a local teacher's for all of them.
+        told: what was overruled.
     """
 
     answers: dict[str, Answer]
     useless: dict[str, str] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     usage: Usage = Usage()
     asked: int = 0
+    seconds: float = 0.0
+    told: Tally = field(default_factory=Tally)

@@ -2,22 +2,19 @@
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qedistill.chat import encode
 from qedistill.errors import UserError
-from qedistill.generation.client import BROKEN_OFF, Client, Names, NoAnswer, words_of
+from qedistill.generation.client import BROKEN_OFF, Client, Names, NoAnswer
+from qedistill.generation.replies import words_of
 from qedistill.params import Api, Generation
 from qedistill.progress import calls_bar
 from qedistill.prompts import Messages
 from qedistill.text import read_json
-from qedistill.training.model import ADAPTER
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+from qedistill.training.model import ADAPTER, load_tokenizer
 
 _NAMES = Names("generation.server", "generation.key_variable", "the time of a request")
 _TIMEOUT = 600.0  # seconds for all samples of a query
@@ -43,20 +40,17 @@ def generate(
         student: folder of a plain model, or of an adapter on that in `base`.
 
     Returns:
-        Records as `generation.local.generate` gives them; `seconds` are the request's, others under way at the same
-        time, shared equally among its samples.
+        Records as `generation.local.generate` gives them.
 
     Raises:
         UserError: no student is there, the server cannot be reached, serves another base, does not load the adapter,
             or leaves a query without an answer.
     """
-    from transformers import AutoTokenizer
-
     adapter = (student / ADAPTER).exists()
     plain = base if adapter and base is not None else student
     if not (plain / "config.json").exists():
         raise UserError(f"{plain}: no student here; `dvc repro` makes it")
-    tokenizer = AutoTokenizer.from_pretrained(student)
+    tokenizer = load_tokenizer(student)
     defaults = read_json(plain / "generation_config.json")
     ends = defaults.get("eos_token_id")
     options = {
@@ -81,9 +75,8 @@ def generate(
             "text": str(tokenizer.decode(tokens, skip_special_tokens=True)),
             "prompt_tokens": len(rows[query]),
             "completion_tokens": len(tokens),
-            "seconds": seconds / samples,
         }
-        for query, (texts, seconds) in zip(rows, answers, strict=True)
+        for query, texts in zip(rows, answers, strict=True)
         for sample, tokens in enumerate(texts)
     ]
 
@@ -110,16 +103,16 @@ class _Asking:
         self.client = Client(api, _NAMES)
         self.where = f"generation.server {api.base_url}"
 
-    async def run(self, rows: Mapping[str, list[int]]) -> list[tuple[list[list[int]], float]]:
-        """The tokens of each row's samples, and the request's seconds."""
+    async def run(self, rows: Mapping[str, list[int]]) -> list[list[list[int]]]:
+        """The tokens of each row's samples."""
         gate = asyncio.Semaphore(self.api.concurrency)
         tokens = 0
 
-        async def one(query: str, prompt: list[int]) -> tuple[list[list[int]], float]:
+        async def one(query: str, prompt: list[int]) -> list[list[int]]:
             nonlocal tokens
             async with gate:
                 answer = await self._complete(model, query, prompt)
-            tokens += len(prompt) + sum(map(len, answer[0]))
+            tokens += len(prompt) + sum(map(len, answer))
             bar(1, tokens, None, 0)
             return answer
 
@@ -135,11 +128,8 @@ class _Asking:
             UserError: it cannot be reached, serves another base, or does not load the adapter.
         """
 
-        async def models(client: "AsyncOpenAI") -> list[dict[str, Any]]:
-            return _cards(await client.get("/models", cast_to=object))
-
         try:
-            cards = await self.client.call(models)
+            cards = await self.client.call("GET", "/models", _cards)
         except NoAnswer as error:
             raise UserError(
                 f"{self.where} cannot be asked ({error}): start vLLM there as docs/scale.md tells, or set it to null, and "
@@ -162,14 +152,10 @@ class _Asking:
     async def _load(self, name: str) -> None:
         folder = str(self.student.resolve())
 
-        async def load(client: "AsyncOpenAI") -> object:
-            return await client.post(
-                "/load_lora_adapter", body={"lora_name": name, "lora_path": folder}, cast_to=object
-            )
-
+        body = {"lora_name": name, "lora_path": folder}
         try:
             # Once: vLLM answers 500 to an adapter that it will never take.
-            await self.client.call(load, attempts=1)
+            await self.client.call("POST", "/load_lora_adapter", lambda told, _: told, body, attempts=1)
         except NoAnswer as error:
             if "already been loaded" in str(error):  # by another process since it was asked
                 return
@@ -180,16 +166,13 @@ class _Asking:
                 "read that folder"
             ) from None
 
-    async def _complete(self, model: str, query: str, prompt: list[int]) -> tuple[list[list[int]], float]:
+    async def _complete(self, model: str, query: str, prompt: list[int]) -> list[list[int]]:
         body = {"model": model, "prompt": prompt, "seed": _seed(self.seed, query)} | self.options
 
-        async def send(client: "AsyncOpenAI") -> tuple[list[list[int]], float]:
-            start = time.perf_counter()
-            reply = await client.post("/completions", body=body, cast_to=object)
-            return _samples(reply, self.options["n"]), time.perf_counter() - start
-
         try:
-            return await self.client.call(send)
+            return await self.client.call(
+                "POST", "/completions", lambda told, _: _samples(told, self.options["n"]), body
+            )
         except NoAnswer as error:
             raise UserError(
                 f"{self.where} leaves query {query} without an answer ({error}): see to the server, then run it again"
@@ -227,7 +210,7 @@ def _seed(seed: int, query: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {query}".encode()).digest()[:6])
 
 
-def _cards(body: Any) -> list[dict[str, Any]]:
+def _cards(body: Any, _: float) -> list[dict[str, Any]]:
     """The models in a server's list.
 
     Raises:

@@ -1,5 +1,6 @@
 """A teacher's expansions: recorded, from an API, or from a model in this process."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,8 +14,9 @@ from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens
 from qedistill.layout import EXEMPLARS, queries
 from qedistill.params import Params
 from qedistill.prompts import EVERY, STYLES, Exemplar, Exemplars, few_shot, shown
+from qedistill.tally import Tally
 from qedistill.text import Queries, read_json, read_queries
-from qedistill.words import count_words
+from qedistill.words import count_words, one_line
 
 Record = dict[str, Any]  # an expansion as data/teacher and data/expansions hold it
 
@@ -69,18 +71,19 @@ def _within(exemplars: list[Exemplar], query: str, params: Params) -> list[Exemp
 
 
 def teach(
-    style: str, requests: dict[str, list[Request]], params: Params, ledger: Path
+    style: str, requests: dict[str, list[Request]], params: Params, ledger: Path, told: Tally | None = None
 ) -> tuple[list[Record], dict[str, Any], int]:
     """The teacher's expansions in one style.
 
     Args:
         requests: style → its requests; those of the other style count towards `teacher.max_cost`.
         ledger: file that keeps an API's answers.
+        told: where to count what is left out, passed over, cleaned or overruled.
 
     Returns:
         Records in the order of the requests; figures: `queries`, `answers`, `missing` (requests without an answer of
-        use) and `words_per_answer`; where answers are generated also `calls` by outcome, `cleaned` by kind,
-        `prompt_tokens`, `completion_tokens`, `cached_tokens` and, where prices are known, `cost`, all over every run;
+        use), `words_per_answer` and `told` (by reason); where answers are generated also `calls` by outcome, `cleaned` by kind,
+        `prompt_tokens`, `completion_tokens`, `cached_tokens` and, where prices are known, `cost`, all over every run; of a local teacher `seconds`;
         and how many calls this run made.
 
     Raises:
@@ -88,15 +91,22 @@ def teach(
             (`api.ask`), or more than `teacher.tolerance` of the answers are of no use.
     """
     teacher, wanted = params.teacher, requests[style]
+    told = Tally() if told is None else told
     if teacher.generator == "recorded":
         samples = Counter(request.query_id for request in wanted)
-        answers = read_answers(Path(teacher.recordings) / f"{style}.jsonl", samples, teacher.tolerance)
+        answers = read_answers(Path(teacher.recordings) / f"{style}.jsonl", samples, teacher.tolerance, told)
+        texts = {request.query_id: request.query for request in wanted}
+        for answer in answers:  # what was recorded was meant to be; a user may know better than the checks
+            problem = examine(answer["text"], texts[answer["query_id"]], params.collection.language)[2]
+            if problem:
+                told.add(f"recorded answers kept that look of no use: {problem}", answer["query_id"])
         records = [
-            {"query_id": a["query_id"], "style": style, "sample": a["sample"], "text": a["text"], "model": "recorded"}
-            | {key: a[key] for key in ("model", "prompt_tokens", "completion_tokens", "seconds") if key in a}
-            for a in answers
+            {"query_id": answer["query_id"], "style": style, "sample": answer["sample"], "text": answer["text"]}
+            | {"model": "recorded"}
+            | answer
+            for answer in answers
         ]
-        return records, _figures(records, len(wanted) - len(records)), 0
+        return records, _figures(records, len(wanted) - len(records), told), 0
     if teacher.generator == "local":
         outcome = generate_locally(wanted, params)
     else:
@@ -105,14 +115,14 @@ def teach(
 
         others = [request for other, some in requests.items() if other != style for request in some]
         with Ledger(ledger) as opened:
-            outcome = ask(wanted, teacher, params.collection.language, opened, others)
-    _tolerate(outcome, wanted, teacher.tolerance)
+            outcome = ask(wanted, teacher, params.collection.language, opened, others, told)
+    _tolerate(outcome, wanted, teacher.tolerance, told)
     records = [as_record(request, answer) for request in wanted if (answer := outcome.answers.get(request.key))]
-    return records, _figures(records, len(wanted) - len(records)) | _spent(outcome, params), outcome.asked
+    return records, _figures(records, len(wanted) - len(records), told) | _spent(outcome, params), outcome.asked
 
 
 def as_record(request: Request, answer: Answer) -> Record:
-    """An answer as data/teacher and recordings hold it."""
+    """An answer as data/teacher and recordings hold it; its seconds where they are kept with it, as the ledger does."""
     return {
         "query_id": request.query_id,
         "style": request.style,
@@ -121,32 +131,33 @@ def as_record(request: Request, answer: Answer) -> Record:
         "model": request.model,
         "prompt_tokens": answer.usage.prompt_tokens,
         "completion_tokens": answer.usage.completion_tokens,
-        "seconds": round(answer.seconds, 3),
-    }
+    } | ({"seconds": round(answer.seconds, 3)} if answer.seconds else {})
 
 
-def from_records(path: Path, requests: Sequence[Request], params: Params) -> tuple[dict[str, Answer], dict[str, str]]:
+def from_records(
+    path: Path, requests: Sequence[Request], params: Params, told: Tally
+) -> tuple[dict[str, Answer], dict[str, str]]:
     """Answers to requests out of a file of records, and what is wrong with those that fail the checks; both by key."""
     by_name = {(request.query_id, request.sample): request for request in requests}
     answers, useless = {}, {}
-    for record in read_answers(path, Counter(request.query_id for request in requests), tolerance=1.0):
+    for record in read_answers(path, Counter(request.query_id for request in requests), tolerance=1.0, told=told):
         request = by_name[record["query_id"], record["sample"]]
         text, cleaned, problem = examine(record["text"], request.query, params.collection.language)
         if problem:
             useless[request.key] = problem
         else:
-            counts = (record.get(name) for name in ("prompt_tokens", "completion_tokens"))
-            usage = Usage(*(count if isinstance(count, int) else 0 for count in counts))
+            usage = Usage(record.get("prompt_tokens", 0), record.get("completion_tokens", 0))
             answers[request.key] = Answer(text, cleaned, record["text"], usage)
     return answers, useless
 
 
-def _figures(records: list[Record], missing: int) -> dict[str, Any]:
+def _figures(records: list[Record], missing: int, told: Tally) -> dict[str, Any]:
     return {
         "queries": len({record["query_id"] for record in records}),
         "answers": len(records),
         "missing": missing,
         "words_per_answer": sum(count_words(record["text"]) for record in records) / max(1, len(records)),
+        "told": told.figures(),
     }
 
 
@@ -163,20 +174,31 @@ def _spent(outcome: Outcome, params: Params) -> dict[str, Any]:
     }
     if teacher.generator == "api" and teacher.api.prices:
         figures["cost"] = round(cost(usage, teacher.api.prices), 6)
+    if teacher.generator == "local":
+        figures["seconds"] = round(outcome.seconds, 1)
     return figures
 
 
-def _tolerate(outcome: Outcome, wanted: Sequence[Request], tolerance: float) -> None:
-    """Raise a UserError where too many answers are of no use."""
-    if len(outcome.useless) <= tolerance * len(wanted):
+def _tolerate(outcome: Outcome, wanted: Sequence[Request], tolerance: float, told: Tally) -> None:
+    """Count the requests without an answer of use; raise a UserError where they are too many."""
+    from qedistill.generation.api import MENDS
+
+    left = [request for request in wanted if request.key in outcome.useless]
+    for request in left:
+        told.add(f"requests left out, their answer of no use: {outcome.useless[request.key]}", request.query_id)
+    if len(left) <= tolerance * len(wanted):
         return
-    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(outcome.useless.values()).most_common())
-    queries = list(dict.fromkeys(request.query_id for request in wanted if request.key in outcome.useless))
+    kinds = Counter(outcome.useless[request.key] for request in left).most_common()
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds)
+    queries = list(dict.fromkeys(request.query_id for request in left))
     named = ", ".join(queries[:5]) + (", …" if len(queries) > 5 else "")
+    first = next(request for request in left if outcome.useless[request.key] == kinds[0][0])
+    said = one_line(outcome.said.get(first.key, ""))[:80]
+    example = f"; to {first.query_id} came “{said}”" if said else ""
     raise UserError(
-        f"{len(outcome.useless)} of {len(wanted)} answers of the teacher are of no use ({kinds}; queries {named}), more "
-        "than teacher.tolerance allows: see to teacher.max_new_tokens or the prompt, raise teacher.asks, or raise the "
-        "tolerance; answers of use that an API gave are in the ledger"
+        f"{len(left)} of {len(wanted)} answers of the teacher are of no use ({counted}; queries {named}{example}), more "
+        f"than teacher.tolerance allows: {MENDS[kinds[0][0]]}, raise teacher.asks, which is for all runs together, or "
+        "raise the tolerance; answers of use that an API gave are in the ledger"
     )
 
 
@@ -189,6 +211,7 @@ def generate_locally(requests: Sequence[Request], params: Params) -> Outcome:
     model, tokenizer = load_teacher(str(teacher.model))
     outcome = Outcome({})
     pending = list(requests)
+    start = time.perf_counter()
     for turn in range(teacher.asks):
         by_query = [list(group) for _, group in groupby(pending, key=lambda request: request.query_id)]
         for samples in sorted({len(group) for group in by_query}, reverse=True):
@@ -209,6 +232,7 @@ def generate_locally(requests: Sequence[Request], params: Params) -> Outcome:
         if not pending or teacher.temperature == 0:  # greedy: the same again
             break
     outcome.asked = outcome.calls.total()
+    outcome.seconds = time.perf_counter() - start
     return outcome
 
 
@@ -221,7 +245,7 @@ def _take(record: Record, request: Request, params: Params, outcome: Outcome) ->
     outcome.usage += usage
     outcome.calls[problem or "answer"] += 1
     if problem:
-        outcome.useless[request.key] = problem
+        outcome.useless[request.key], outcome.said[request.key] = problem, record["text"]
     else:
         outcome.useless.pop(request.key, None)
-        outcome.answers[request.key] = Answer(text, cleaned, record["text"], usage, record["seconds"])
+        outcome.answers[request.key] = Answer(text, cleaned, record["text"], usage)
