@@ -14,7 +14,7 @@ from qedistill.generation.local import _sampler, generate
 from qedistill.params import Dpo, Lora, Sft
 from qedistill.training import model as student
 from qedistill.training.dpo import train_dpo
-from qedistill.training.run import _NativeHead, encode_rows, length_order, resume_point
+from qedistill.training.run import _NativeHead, length_order, resume_point, seal
 from qedistill.training.sft import train_sft
 
 SHARED = {
@@ -167,7 +167,8 @@ def test_other_inputs_start_afresh(tmp_path):
     assert resume_point(tmp_path / "work", {"seed": 1}) is None
     checkpoint = tmp_path / "work" / "checkpoint-3"
     checkpoint.mkdir()
-    (checkpoint / "trainer_state.json").write_text("{}")
+    (checkpoint / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
+    seal(checkpoint)
     assert resume_point(tmp_path / "work", {"seed": 1}) == str(checkpoint)
     assert resume_point(tmp_path / "work", {"seed": 2}) is None
     assert not checkpoint.exists()

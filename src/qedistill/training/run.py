@@ -98,7 +98,7 @@ def resume_point(work: Path, inputs: dict[str, Any]) -> str | None:
         removed.append(Path(last).name)
     if removed:
         start = f"goes on from {Path(last).name}" if last else "starts afresh"
-        click.echo(f"{work}: {', '.join(removed)} not whole, and removed; training {start}", err=True)
+        click.echo(f"{work}: removed as damaged or half-written: {', '.join(removed)}; training {start}", err=True)
     return last
 
 
@@ -112,6 +112,11 @@ def _whole(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return best is None or Path(best).name == checkpoint.name or _whole(checkpoint.parent / Path(best).name)
+
+
+def seal(checkpoint: Path) -> None:
+    """Note what a checkpoint holds, now that it is written."""
+    (checkpoint / _SEAL).write_text(json.dumps(_digests(checkpoint)), encoding="utf-8")
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
@@ -344,7 +349,7 @@ def _seal_checkpoints(trainer: Any) -> None:
             write(*args)
             trainer.accelerator.wait_for_everyone()
             if trainer.is_world_process_zero():
-                (folder / _SEAL).write_text(json.dumps(_digests(folder)), encoding="utf-8")
+                seal(folder)
         except Exception as error:  # safetensors and PyTorch have errors of their own for a full disk
             shutil.rmtree(folder, ignore_errors=True)
             free = shutil.disk_usage(work).free / 1e6
