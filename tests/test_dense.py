@@ -117,6 +117,16 @@ def test_an_empty_expansion_leaves_the_query_alone(tmp_path: Path, encoder: Path
     assert found["2"] == pytest.approx({"w": math.sqrt(0.5), "f": math.sqrt(0.5)}) or "sw" in found["2"]
 
 
+def test_vectors_that_are_no_numbers(tmp_path: Path, encoder: Path) -> None:
+    searcher = opened(tmp_path / "index", DOCS, params(encoder, expansion="mean"))
+    odd = {"q": "\ud83d sea\0"}
+    assert list(searcher.search_expanded(odd, {"q": ["\udc00"]}, 1)["q"]) == ["s"]
+    assert list(searcher.search({"none": ""}, 1)) == ["none"]
+    broken = make_encoder(tmp_path / "broken", WORDS | {"sea": [math.nan, 0.0, 0.0]})
+    with pytest.raises(UserError, match="vectors hold NaN"):
+        build_dense(documents(DOCS), tmp_path / "none", params(broken))
+
+
 def test_prefixes_go_where_they_belong(tmp_path: Path) -> None:
     encoder = make_encoder(tmp_path / "own", WORDS, prompts={"query": "wind ", "document": "fire "})
     axes = {"s": "sea", "sw": "sea wind"}

@@ -13,7 +13,8 @@ import pytrec_eval
 from scipy.stats import binomtest, ttest_rel, wilcoxon
 
 from qedistill import measures
-from qedistill.evaluation import _bootstrap, _p_value, evaluate
+from qedistill.errors import UserError
+from qedistill.evaluation import _bootstrap, _p_value, evaluate, paired_difference
 from qedistill.feedback import score_candidates
 from qedistill.params import Bm25, Evaluation
 from qedistill.retrieval import Searcher, build_index, combine
@@ -168,6 +169,82 @@ def test_a_randomisation_p_is_never_zero() -> None:
     assert _p_value(ones, np.zeros(60), "fisher", 0) == pytest.approx(2 / 10_000)
 
 
+LOSS = 1 - second(2)
+# Differences of queries, and p, which is no less than the randomisation test's.
+DEGENERATE = {
+    "one query": ([0.5], 1.0),
+    "the same on two": ([0.5, 0.5], 0.5),
+    "the same on two, but for rounding": ([LOSS, LOSS + 1e-16], 0.5),
+    "nearly the same on two": ([0.5, 0.501], 0.5),
+    "opposite": ([0.3, -0.3], 1.0),
+    "the same on three": ([1.0] * 3, 0.25),
+    "nearly the same on three": ([0.63, 0.63, 0.631], 0.25),
+    "the same loss on six": ([-LOSS] * 6, 2 / 2**6),
+    "nothing but ties": ([0.0] * 9, 1.0),
+    "ties but for rounding": ([1e-9, -2e-9, 1e-16], 1.0),
+    "two of a thousand": ([0.4, 0.4] + [0.0] * 998, 0.5),
+    "the same on sixty": ([0.1] * 60, 2 / 10_000),  # too many to try all
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.parametrize("test", ["student", "fisher"])
+def test_no_certainty_from_queries_that_give_none(test: str, case: str) -> None:
+    differences, expected = DEGENERATE[case]
+    gain = np.array(differences)
+    # Of a thousand queries not all randomisations are tried.
+    error = 0.02 if len(gain) == 1_000 else 1e-9
+    assert _p_value(gain, np.zeros(len(gain)), test, 0) == pytest.approx(expected, abs=error)
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_there_is_no_interval() -> None:
+    def ends(values: list[float], over: list[float] | None = None) -> bool:
+        found = _bootstrap(np.array(values), None if over is None else np.array(over), 200, 0)
+        assert found.value == pytest.approx(np.mean(values) / (1 if over is None else np.mean(over)))
+        assert (found.low is None) == (found.high is None)
+        return found.low is not None and found.high is not None and found.low <= found.value <= found.high
+
+    assert not ends([0.5]) and not ends([0.2, 0.9]) and not ends([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert not ends([0.5] * 40) and not ends([LOSS, LOSS + 1e-16] * 20) and not ends([0.0] * 40)
+    assert ends([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert not ends([0.5] * 40, [0.8] * 40) and ends([0.5] * 40, [0.7, 0.9] * 20)
+    # The teacher against itself is 1, whatever the queries.
+    assert ends([0.1, 0.9] * 20, [0.1, 0.9] * 20)
+
+
+@pytest.mark.filterwarnings("error:.*:RuntimeWarning")
+@pytest.mark.parametrize("queries", [1, 2, 9])
+@pytest.mark.parametrize("first", [{}, {"a": 1.0}, {"x": 1.0}])
+def test_degenerate_test_sets_are_evaluated(queries: int, first: dict[str, float]) -> None:
+    qrels: Qrels = {f"q{n}": {"a": 1} for n in range(queries)}
+    # Of `sft` the run is empty, of `dpo` the last query is missing, and one is there that nobody judged.
+    found = {"a": 1.0}
+    runs = {
+        "query": dict.fromkeys(qrels, first), "sft": {}, "dpo": dict.fromkeys(list(qrels)[:-1], found) | {"other": found},
+        "teacher-few-shot": dict.fromkeys(qrels, found),
+    }  # fmt: skip
+    figures = evaluate(qrels, runs, PARAMS, seed=1)
+    assert figures["sft"]["ndcg@10"] == 0 and figures["dpo"]["ndcg@10"] == (queries - 1) / queries
+    assert all("ndcg@10_low" not in figures[system] for system in ("query", "sft", "teacher-few-shot"))
+    if first == found:  # the teacher gains nothing
+        assert "gain_kept" not in figures["dpo"] and figures["teacher-few-shot"]["vs_query"]["p"] == 1
+    else:
+        assert figures["dpo"]["gain_kept"] == pytest.approx((queries - 1) / queries)
+        assert figures["teacher-few-shot"]["vs_query"] == {"difference": 1.0, "p": pytest.approx(2 / 2**queries)}
+
+
+def test_what_cannot_be_evaluated() -> None:
+    with pytest.raises(UserError, match="no judged query"):
+        evaluate({}, {"query": {}}, PARAMS, seed=1)
+    with pytest.raises(UserError, match="no judged query"):
+        paired_difference({}, {}, {}, PARAMS, seed=1)
+    assert {name: list(values) for name, values in measures.score({}, {}, ("ap",)).items()} == {"ap": []}
+    with pytest.raises(UserError, match="query q is NaN"):
+        measures.score({"q": {"a": 1}}, {"q": {"b": 1.0, "a": math.nan}})
+
+
 def test_the_interval_covers_what_it_says() -> None:
     # Of 600 samples of 80 queries with skewed scores, some of them 0, the 95 % interval must hold the true mean, and the
     # true ratio of two means, in some 95 %; a standard error of the count is 0.9 %. Too few queries make the percentile
@@ -180,6 +257,7 @@ def test_the_interval_covers_what_it_says() -> None:
         teacher = np.where(found, r.beta(2.0, 1.2, 80), 0.0)
         student = teacher * r.beta(3.0, 2.0, 80)  # three fifths of the teacher's, on average
         own, share = (_bootstrap(student, other, 600, seed) for other in (None, teacher))
+        assert own.low is not None and own.high is not None and share.low is not None and share.high is not None
         mean += own.low <= 0.8 * 2.0 / 3.2 * 0.6 <= own.high
         ratio += share.low <= 0.6 <= share.high
     assert 0.92 <= mean / draws <= 0.97 and 0.92 <= ratio / draws <= 0.97

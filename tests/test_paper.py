@@ -56,3 +56,8 @@ def test_dense_figures_are_those_of_the_papers_encoder(tmp_path: Path) -> None:
     bge = params.model_copy(update={"dense": params.dense.model_copy(update={"encoder": BGE})})
     assert [line[4:] for line in rows(metrics, other)] == [OPEN] * len(ROWS)
     assert rows(metrics, bge)[4][4:] == ["", "", "70.00 [65.0, 75.0]", ""]
+
+
+def test_a_figure_without_an_interval_stands_alone(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluate/dl19/dpo.json", {"ndcg@10": 0.7})
+    assert rows(tmp_path, profile("trec-dl"))[0][4:] == ["", "", "70.00", ""]

@@ -61,6 +61,9 @@ def test_other_settings_are_another_condition() -> None:
     assert published(Params.model_validate(raw), "dl19") == {"query": 0.4973, "rocchio": 0.5275}
     raw["retrieval"]["bm25"] = {"k1": 1.2, "b": 0.75}
     assert published(Params.model_validate(raw), "dl19") == {}
+    raw = profile("trec-dl").model_dump()
+    raw["retrieval"]["ignore_identical_ids"] = True
+    assert published(Params.model_validate(raw), "dl19") == {}
 
 
 def test_a_difference_is_told() -> None:

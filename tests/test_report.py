@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import pytest
 from clone import ROOT
 
-from qedistill.evaluation import SYSTEMS
+from qedistill import report
+from qedistill.evaluation import SYSTEMS, evaluate, paired_difference
 from qedistill.html import build, charts
 from qedistill.params import Params, load_params
 from qedistill.retrieval import build_index
-from qedistill.text import write_json, write_jsonl, write_qrels, write_queries, write_run
+from qedistill.text import Run, write_json, write_jsonl, write_qrels, write_queries, write_run
 
 EVIL = '</script><script>alert(1)</script><img src=x onerror="alert(2)">&amp;\u2028 {{ 7 * 7 }} ]]>'
 
@@ -79,6 +80,37 @@ def test_without_a_trained_student(params: Params, tmp_path: Path) -> None:
         ("q", {"query": 1.0}, {"query": [[0, 1]]}),
         ("r", {"query": 0.0}, {"query": []}),
     ]
+
+
+def test_figures_without_intervals(params: Params, tmp_path: Path) -> None:
+    write_queries(Path("data/collection/queries/test.tsv"), {"q": "kestrel", "r": "kite"})
+    write_qrels(Path("data/collection/qrels/test.txt"), {"q": {"d": 1}, "r": {"d": 1}})
+    documents = [{"doc_id": "d", "title": "", "text": "kestrel"}]
+    write_jsonl(Path("data/collection/corpus.jsonl"), documents)
+    build_index(documents, Path("data/index"), "en", 1)
+    write_json(Path("metrics/retrieve.json"), {"query_weight": {"dpo": 1}})
+    write_json(Path("metrics/expand@dpo.json"), {"tokens_per_query": 3.0, "prompt_tokens_per_query": 9.0})
+    write_jsonl(Path("data/expansions/dpo.jsonl"), [{"query_id": i, "sample": 0, "text": ""} for i in "qr"])
+    found: Run = {"q": {"d": 1.0}, "r": {"d": 1.0}}
+    runs: dict[str, Run] = {"query": {}, "dpo": found, "teacher-few-shot": found}
+    judged = {"q": {"d": 1}, "r": {"d": 1}}
+    for system, values in evaluate(judged, runs, params.evaluation, seed=1).items():
+        write_run(Path(f"runs/test/{system}.trec"), runs[system], system)
+        write_json(Path(f"metrics/evaluate/test/{system}.json"), values)
+    rows = report.rows(Path("metrics"), ["test"])[1]
+    assert [row[2:6] for row in rows] == [
+        ["0.0000", "–", "(0%)", "–"], ["1.0000", "0.500", "(100%)", "(100%)"], ["1.0000", "0.500", "(100%)", "(100%)"],
+    ]  # fmt: skip
+    assert report.gains(Path("metrics"), ["test"])[1][1] == ["DPO − query", "+1.000, p 0.500"]
+    compared = paired_difference(judged, runs["query"], runs["dpo"], params.evaluation, seed=1)
+    assert report.differences("a", "b", {"dpo": compared})[1][0][3:5] == ["+1.0000", "0.500"]
+    build(params, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>–</td><td>+1.000 (0.500)</td>" in page and "&lt;0.001" not in page and "†</span>" not in page
+    # Nothing found by anybody: an axis needs a length all the same.
+    nothing = evaluate(judged, {"query": {}, "dpo": {}}, params.evaluation, seed=1)
+    ElementTree.fromstring(charts.inline(charts.systems("test", nothing)))
+    ElementTree.fromstring(charts.inline(charts.cost("test", "words", nothing, {"dpo": 3.0})))
 
 
 def test_charts(tmp_path: Path) -> None:

@@ -93,6 +93,26 @@ def test_long_query(birds: Searcher, feedback: Rm3 | Rocchio | None) -> None:
     assert "long-1" in birds.search({"q": f"{words} talons"}, 10, feedback)["q"]
 
 
+# What models and other people's files hold: halves of surrogate pairs (in keys, too), controls, Lucene's own syntax.
+ODD = {
+    "lone surrogate \ud83d": "kestrel \ud83d", "low \udc00": "\udc00 kestrel", "NUL\0": "kestrel\0", "": "kestrel",
+    "noncharacter": "\ufeffkestrel \uffff", "syntax": 'kestrel AND (^~* "', "marks": "e" + "\u0301" * 5_000 + " kestrel",
+    "one word": "k" * 100_000 + " kestrel", "again": "kestrel " * 50_000, "supplementary": "\U0010ffff \U0001f600 kestrel",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("feedback", [None, RM3, ROCCHIO])
+def test_odd_texts_are_searched(birds: Searcher, feedback: Rm3 | Rocchio | None) -> None:
+    run = birds.search(ODD, 2, feedback)
+    assert list(run) == list(ODD) and all(len(found) == 2 for found in run.values())
+    assert birds.documents(["\ud800", "no\0ne", ""]) == {}
+
+
+def test_a_very_long_expansion(birds: Searcher) -> None:
+    words = " ".join(f"word{n}" for n in range(50_000))
+    assert list(birds.search({"q": combine("kestrel", f"{words} talons", 3)}, 1)["q"]) == ["long-1"]
+
+
 def test_many_queries_and_depth(birds: Searcher) -> None:
     run = birds.search({str(n): "painting" for n in range(450)}, depth=3)
     assert len(run) == 450 and {len(found) for found in run.values()} == {3}

@@ -80,6 +80,8 @@ def score(
     for query_id, found in run.items():
         if any(map(math.isnan, found.values())):
             raise UserError(f"a document's score for query {query_id} is NaN: the system that made the run is at fault")
+    if not qrels:  # as a validation split may be; the libraries know no mean of nothing
+        return {measure: np.empty(0) for measure in measures}
     query_ids = sorted(qrels)
     ranked = {query_id: found for query_id, found in rank(run).items() if query_id in qrels and found}
     names = {query_id: _names([*ranked.get(query_id, ()), *qrels[query_id]]) for query_id in query_ids}
