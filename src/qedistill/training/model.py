@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qedistill.chat import end_of_turn, read_template, settle
-from qedistill.errors import UserError
+from qedistill.errors import UserError, why_unloadable
 from qedistill.words import one_line
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _load_weights(source: Path | str, name: str, **options: Any) -> "PreTrainedM
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - damaged files make readers raise what they like
-        raise UserError(f"{name}: cannot be loaded: {_reason(error)}") from None
+        raise UserError(f"{name}: cannot be loaded: {why_unloadable(error)}") from None
     for key, problem in (
         ("missing_keys", "lack"),
         ("mismatched_keys", "have in other sizes"),
@@ -235,7 +235,7 @@ def _load_tokenizer(source: Path | str, name: str, **options: Any) -> "PreTraine
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         known = set(tokenizer("expansion 扩展", add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
     except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself
-        raise UserError(f"{name}: its tokenizer cannot be loaded: {_reason(error)}") from None
+        raise UserError(f"{name}: its tokenizer cannot be loaded: {why_unloadable(error)}") from None
     if not known:
         raise UserError(f"{name}: its tokenizer knows no word: its files are missing or empty; get them again")
     return tokenizer
@@ -258,21 +258,6 @@ def _require_finite(tensors: "Iterable[tuple[str, torch.Tensor]]", name: str) ->
     for tensor, values in tensors:
         if not values.detach().sum(dtype=torch.float32).isfinite():
             raise UserError(f"{name}: its weights hold NaN or infinity ({tensor}): get or train it again")
-
-
-def _reason(error: Exception) -> str:
-    """Why a model cannot be loaded, with the mend where it is known."""
-    said = one_line(error)
-    if "trust_remote_code" in said:
-        return "it wants to run code of its own, which is not done: take a model that transformers itself knows"
-    if re.search(r"no file named \S+\.safetensors|not appear to have a file named \S+\.safetensors", said):
-        return (
-            "it has no weights as safetensors, and pickled ones are not read, since they can run code: where you trust "
-            "them, load and save it once with transformers"
-        )
-    if not isinstance(error, OSError | ValueError | RuntimeError):
-        said = f"{type(error).__name__}: {said}"
-    return f"{said[:300]}; get its files again"
 
 
 def _reach_hub(model: str, param: str) -> None:
@@ -431,7 +416,9 @@ def _with_adapter(model: "PreTrainedModel", folder: Path, trainable: bool) -> An
             stored = set(file.keys())
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except Exception as error:  # noqa: BLE001 - damaged files make readers raise what they like
-        raise UserError(f"{folder}: the adapter cannot be loaded on {model.name_or_path}: {_reason(error)}") from None
+        raise UserError(
+            f"{folder}: the adapter cannot be loaded on {model.name_or_path}: {why_unloadable(error)}"
+        ) from None
     tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     if wrong := sorted(stored ^ tensors.keys()):
         raise UserError(f"{folder}: the adapter does not fit {model.name_or_path} ({wrong[0]}): train it again")
