@@ -11,25 +11,31 @@ import click
 from qedistill.errors import UserError
 from qedistill.layout import CHECKPOINTS, METRICS, MODELS, PAIRS, PLOTS
 from qedistill.params import load_params
+from qedistill.tally import Tally
 from qedistill.text import atomic, read_jsonl, write_csv, write_json
 from qedistill.tracking import stage_run
 
 
 @click.command(help=__doc__)
 def main() -> None:
+    from qedistill.training.data import MORE_CANDIDATES
     from qedistill.training.dpo import train_dpo
     from qedistill.training.launch import is_main, through_accelerate
 
     params = load_params()
     through_accelerate(params.training)
 
+    tally = Tally()
+
     def train(out: Path, on_log: Any = None) -> dict[str, Any]:
         pairs, validation = (list(read_jsonl(PAIRS / f"{split}.jsonl")) for split in ("train", "validation"))
         if not pairs:
-            raise UserError(f"{PAIRS}/train.jsonl holds no pair: lower pairs.margin, or raise teacher.samples")
+            more = MORE_CANDIDATES[params.pairs.candidates]
+            raise UserError(f"{PAIRS}/train.jsonl holds no pair: lower pairs.margin, or raise {more}")
         return train_dpo(
-            MODELS / "base", MODELS / "sft", out, pairs, validation, params.dpo, params.seed, CHECKPOINTS / "dpo", on_log
-        )  # fmt: skip
+            MODELS / "base", MODELS / "sft", out, pairs, validation, params.dpo, params.seed, CHECKPOINTS / "dpo", on_log,
+            tally,
+        ) | {"told": tally.figures()}  # fmt: skip
 
     if not is_main():
         train(MODELS / "dpo")

@@ -11,6 +11,7 @@ import click
 from qedistill.feedback import from_source, make_pairs
 from qedistill.layout import FEEDBACK, METRICS, PAIRS, queries
 from qedistill.params import load_params
+from qedistill.tally import Tally
 from qedistill.text import atomic, read_jsonl, read_queries, write_json, write_jsonl
 from qedistill.tracking import stage_run
 from qedistill.training.data import dpo_rows
@@ -22,14 +23,18 @@ def main() -> None:
     with stage_run("pairs", params) as run:
         candidates = from_source(list(read_jsonl(FEEDBACK)), params.pairs.candidates)
         figures: dict[str, Any] = {}
+        tally = Tally()
         with atomic(PAIRS) as folder:
             for split in ("train", "validation"):
                 texts = read_queries(queries(split))
                 own = [candidate for candidate in candidates if candidate["query_id"] in texts]
                 pairs, told = make_pairs(own, params.pairs)
+                rows = dpo_rows(texts, pairs, params.student, params.collection, tally)
                 if split in params.pair_splits:
-                    figures[split] = told
-                write_jsonl(folder / f"{split}.jsonl", dpo_rows(texts, pairs, params.student, params.collection))
+                    figures[split] = told | {"pairs": len(rows)}
+                write_jsonl(folder / f"{split}.jsonl", rows)
+        tally.tell()
+        figures["told"] = tally.figures()
         write_json(METRICS / "pairs.json", figures)
         run.metrics(figures)
     train = figures["train"]

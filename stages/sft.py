@@ -12,6 +12,7 @@ import click
 from qedistill.layout import CHECKPOINTS, METRICS, MODELS, PLOTS, TEACHER, queries
 from qedistill.params import load_params
 from qedistill.prompts import STYLES
+from qedistill.tally import Tally
 from qedistill.text import atomic, read_jsonl, read_queries, write_csv, write_json
 from qedistill.tracking import stage_run
 
@@ -25,15 +26,19 @@ def main() -> None:
     params = load_params()
     through_accelerate(params.training)
 
+    tally = Tally()
+
     def train(out: Path, on_log: Any = None) -> dict[str, Any]:
         answers = [record for style in STYLES for record in read_jsonl(TEACHER / f"{style}.jsonl")]
         rows, validation = (
-            sft_rows(read_queries(queries(split)), answers, params.sft.samples, params.student, params.collection)
+            sft_rows(
+                read_queries(queries(split)), answers, params.sft.samples, params.student, params.collection, tally
+            )
             for split in ("train", "validation")
         )
         return train_sft(
-            MODELS / "base", out, rows, validation, params.sft, params.seed, CHECKPOINTS / "sft", on_log
-        )  # fmt: skip
+            MODELS / "base", out, rows, validation, params.sft, params.seed, CHECKPOINTS / "sft", on_log, tally
+        ) | {"told": tally.figures()}  # fmt: skip
 
     if not is_main():
         train(MODELS / "sft")

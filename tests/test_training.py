@@ -11,7 +11,8 @@ from tiny import make_tiny_student
 
 from qedistill.errors import UserError
 from qedistill.generation.local import _sampler, generate
-from qedistill.params import Dpo, Lora, Sft
+from qedistill.params import Dpo, Lora, Params, Sft
+from qedistill.tally import Tally
 from qedistill.training import model as student
 from qedistill.training.dpo import train_dpo
 from qedistill.training.run import _NativeHead, length_order, resume_point, seal
@@ -50,17 +51,17 @@ def test_thinking_is_off_in_training_and_generation(tmp_path: Path) -> None:
     """By Qwen3's own chat template: the empty thought belongs to the prompt in both."""
     import trl
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl.data_utils import apply_chat_template
 
     template = Path(trl.__file__).parent / "chat_templates/qwen3.jinja"
     folder = make_tiny_student(tmp_path / "qwen", template.read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    row = apply_chat_template(dataset(ROWS[:1], by_length=False)[0], tokenizer)
-    assert row["prompt"].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
-    assert row["completion"].startswith(ANSWERS[0]) and "think" not in row["completion"]
+    (row,) = encode_rows(ROWS[:1], tokenizer, 200, "sft", Tally())
+    asked, answered = (tokenizer.decode(row[f"{part}_ids"]) for part in ("prompt", "completion"))
+    assert asked.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert answered.startswith(ANSWERS[0]) and "think" not in answered
     model = AutoModelForCausalLM.from_pretrained(folder)
     (record,) = generate(model, tokenizer, {"a": prompt(0)}, 2, 0.0, 1, 1, seed=0)
-    assert record["prompt_tokens"] == len(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"])
+    assert record["prompt_tokens"] == len(row["prompt_ids"])
 
 
 class Killed(Exception):
@@ -214,6 +215,99 @@ def test_training_needs_rows_and_room(base, tmp_path):
         train_sft(base, tmp_path / "out", [], [], SFT, 1, tmp_path / "work")
     with pytest.raises(UserError, match="sft.max_length is 8"):
         train_sft(base, tmp_path / "out", ROWS, [], SFT.model_copy(update={"max_length": 8}), 1, tmp_path / "work")
+
+
+LONG = {"prompt": [{"role": "user", "content": "a query of many words " * 40}], "completion": answer("read")}
+CUT = {"prompt": prompt(0), "completion": answer("collections.Counter counts objects " * 20)}
+
+
+def test_rows_that_do_not_fit_are_counted_and_told(base, tmp_path, capsys):
+    tally = Tally()
+    metrics = train_sft(
+        base, tmp_path / "out", [*ROWS[:4], LONG, CUT], [ROWS[5], LONG], SFT, 1, tmp_path / "work", tally=tally
+    )
+    assert metrics["steps"] == 4 and metrics["eval_loss"] > 0
+    assert tally.figures() == {
+        "training_rows_left_out_the_prompt_alone_fills_sft_max_length": 1,
+        "training_rows_cut_before_the_end_of_the_answer_longer_than_sft_max_length": 1,
+        "validation_rows_left_out_the_prompt_alone_fills_sft_max_length": 1,
+    }
+    assert (
+        "1 training rows left out: the prompt alone fills sft.max_length (a query of many words"
+        in capsys.readouterr().err
+    )
+
+
+def test_validation_without_rows_is_no_validation(base, sft, tmp_path):
+    metrics = train_sft(base, tmp_path / "out", ROWS[:4], [LONG, LONG], SFT, 1, tmp_path / "work")
+    assert metrics["steps"] == 2 and "eval_loss" not in metrics
+    long = {"prompt": LONG["prompt"], "chosen": answer("a"), "rejected": answer("b")}
+    tally = Tally()
+    metrics = train_dpo(
+        base, sft[0], tmp_path / "dpo", [*PAIRS[:4], long], [long], DPO, 1, tmp_path / "work", tally=tally
+    )
+    assert metrics["steps"] == 2 and "eval_reward_margin" not in metrics
+    assert list(tally.counts.values()) == [1, 1]
+
+
+def test_one_row_and_more_evaluations_than_steps(base, tmp_path):
+    one = SFT.model_copy(update={"epochs": 1.0, "evaluations": 9})
+    metrics = train_sft(base, tmp_path / "out", ROWS[:1], ROWS[1:2], one, 1, tmp_path / "work")
+    assert metrics["steps"] == 1 and metrics["eval_loss"] > 0
+    pair = train_dpo(base, tmp_path / "out", tmp_path / "dpo", PAIRS[:1], [], DPO, 1, tmp_path / "work")
+    assert pair["steps"] == 2
+
+
+def test_no_more_than_the_model_reads(base, sft, tmp_path):
+    longer = {"max_length": 257}
+    with pytest.raises(UserError, match="sft.max_length is 257, but .* reads 256 tokens at most"):
+        train_sft(base, tmp_path / "out", ROWS, [], SFT.model_copy(update=longer), 1, tmp_path / "work")
+    with pytest.raises(UserError, match="dpo.max_length is 257, but .* reads 256 tokens at most"):
+        train_dpo(base, sft[0], tmp_path / "out", PAIRS, [], DPO.model_copy(update=longer), 1, tmp_path / "work")
+    assert student.positions({"model_type": "gpt2", "n_positions": 64}) == 64
+    assert student.positions({"text_config": {"max_position_embeddings": 8}}) == 8
+    assert student.positions({"model_type": "bloom"}) is None
+
+
+def params_of(**changes: dict[str, object]) -> Params:
+    import yaml
+
+    raw = yaml.safe_load((Path(__file__).parents[1] / "profiles/pyapi.yaml").read_text())
+    for group, values in changes.items():
+        raw[group] |= values
+    return Params.model_validate(raw)
+
+
+def test_a_query_longer_than_the_student_reads_is_cut_and_counted(base, tmp_path):
+    from qedistill.generation.student import expand
+
+    tally = Tally()
+    queries = {"short": "sort a list", "long": LONG["prompt"][0]["content"] * 3}
+    wanted = params_of(generation={"max_new_tokens": 6, "batch_size": 4})
+    records, _ = expand(base, None, queries, 1, 0.0, wanted, tally)
+    assert [record["query_id"] for record in records] == ["short", "long"]
+    assert 240 <= records[1]["prompt_tokens"] <= 250
+    assert tally.lines() == ["1 queries cut for the student: it reads 256 tokens with its answer (long)"]
+
+
+def test_a_student_is_inspected_before_its_weights(base, tmp_path):
+    from qedistill.training.inspect import inspect_student
+
+    folder = tmp_path / "weightless"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    wanted = params_of()
+    tokenizer, notes = inspect_student(str(folder), wanted, None, fetch=False)
+    assert tokenizer.eos_token == "<|im_end|>" and notes == ()
+    for group, key, value in (
+        ("sft", "max_length", 300),
+        ("dpo", "max_length", 300),
+        ("generation", "max_new_tokens", 250),
+    ):
+        with pytest.raises(UserError, match=f"{group}.{key} .*is .*, but student.model .* reads 256 tokens at most"):
+            inspect_student(str(folder), params_of(**{group: {key: value}}), None, fetch=False)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="its tokenizer cannot be read"):
+        inspect_student(str(folder), wanted, None, fetch=False)
 
 
 def test_greedy_generation_in_batches_is_as_one_at_a_time(base, sft):

@@ -11,7 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,25 @@ def encode_turns(
     wholes = [_tokens(tokenizer, prompt + own) for own in answers]
     start = min(len(os.path.commonprefix([asked, whole])) for whole in wholes)
     return asked[:start], [whole[start:] for whole in wholes]
+
+
+def fit_query(tokenizer: "PreTrainedTokenizerBase", query: str, ask: Callable[[str], Messages], room: int) -> str:
+    """A query, cut at its end until its prompt has `room` tokens at most.
+
+    Args:
+        ask: the prompt of a query.
+
+    Raises:
+        UserError: there is no room even for its first word.
+    """
+    while (excess := len(encode(tokenizer, [ask(query)])[0]) - room) > 0:
+        ids = tokenizer(query, add_special_tokens=False)["input_ids"]
+        query = str(tokenizer.decode(ids[:-excess])).rstrip("\ufffd").strip() if excess < len(ids) else ""
+        if not query:
+            raise UserError(
+                f"the student's prompt has no room for a query within {room} tokens: take student.prompt query"
+            )
+    return query
 
 
 def _tokens(tokenizer: Any, messages: Messages, add_generation_prompt: bool = False) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from qedistill.generation.request import Usage
 from qedistill.params import Params, Prices
+from qedistill.tally import Tally
 from qedistill.text import Queries
 
 MB = 1e6
@@ -36,14 +37,14 @@ def measure(student: Path, base: Path | None, queries: Queries, params: Params) 
     import torch
 
     from qedistill.generation.local import generate
-    from qedistill.training.data import student_prompt
+    from qedistill.generation.student import make_prompts
     from qedistill.training.model import load_student
 
     model, tokenizer = load_student(student, base)
     wanted = params.generation
     ids = sorted(queries)
     random.Random(params.seed).shuffle(ids)
-    prompts = {i: student_prompt(queries[i], params.student, params.collection, base is not None) for i in ids}
+    prompts = make_prompts(student, base, queries, params, Tally())
 
     def expand(count: int, first: int = 0, length: int = wanted.max_new_tokens) -> tuple[list[dict[str, Any]], float]:
         """Answers to `count` queries in one batch, and its seconds; the queries come round again where they are few."""

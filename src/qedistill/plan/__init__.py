@@ -19,7 +19,7 @@ from qedistill.errors import UserError
 from qedistill.layout import METRICS, MODELS
 from qedistill.params import Params
 from qedistill.plan import here, model, work
-from qedistill.prompts import load_templates
+from qedistill.prompts import STYLES, load_templates
 from qedistill.text import read_json
 
 TRAINED_SHARE, GENERATED_SHARE = 0.3, 0.05  # of a GPU's arithmetic that training and generation reach
@@ -164,10 +164,32 @@ def make_plan(params: Params, raw: Mapping[str, Any], root: Path, ledger: Path, 
     attempt(lambda: plan.loads.extend(here.model_loads(params, plan.made, shape)))
     attempt(lambda: _count_dense(plan, params))
     attempt(lambda: _count(plan, params, ledger, shape))
+    if not plan.made.get("dpo"):
+        attempt(lambda: _inspect_student(plan, params, root))
     plan.missing += here.lacking_disk(plan.loads)
     if unknown := [load.what for load in plan.loads if load.size is None and not load.there]:
         plan.notes.append(f"not known is the size of {', '.join(unknown)}")
     return plan
+
+
+def _inspect_student(plan: Plan, params: Params, root: Path) -> None:
+    """Whether the student can be asked, trained and stopped, and what SFT would lose, as far as it is here."""
+    from qedistill.chat import read_template
+    from qedistill.tally import Tally
+    from qedistill.training.inspect import count_rows, inspect_student, template_path
+
+    template = template_path(params)
+    if (source := here.find_student(params, plan.made, root)) is None:
+        if template:
+            read_template(template)
+        return
+    tokenizer, notes = inspect_student(source, params, template, fetch=False)
+    plan.notes += notes
+    if params.collection.train is not None and not plan.made.get("sft"):
+        tally = Tally()
+        answered = all(plan.made.get(f"teach@{style}", False) for style in STYLES)
+        count_rows(work.known_queries(params, plan.made.get("collection", False)), answered, tokenizer, params, tally)
+        plan.notes += [f"sft: {line}" for line in tally.lines()]
 
 
 def _measured(device: Device, metrics: Path, shape: model.Shape | None) -> Device:

@@ -18,6 +18,7 @@ from platformdirs import user_cache_dir
 
 from qedistill.collection import load_dataset
 from qedistill.errors import UserError
+from qedistill.layout import MODELS
 from qedistill.params import Launch, Params
 from qedistill.plan.model import ALONE, WHEELS, Processes, Shape, find_shape, lora_parameters
 from qedistill.retrieval import start_jvm
@@ -300,6 +301,20 @@ def model_loads(params: Params, made: Mapping[str, bool], shape: Shape | None) -
         # Two adapters; of one training at a time the last checkpoint and the best, with Adam's two moments.
         disk = 2 * _COPIES * adapter + 2 * 3 * adapter
         yield Load("adapters and checkpoints", 0, disk, Path.cwd(), made.get("dpo", False))
+
+
+def find_student(params: Params, made: Mapping[str, bool], root: Path) -> str | None:
+    """Where the student's tokenizer is on this machine: its folder, its hub id where the cache has it, or models/base;
+    None: it is to come."""
+    from huggingface_hub import try_to_load_from_cache
+
+    model = params.student.model
+    if made.get("student", False):
+        return str(root / MODELS / "base")
+    if model.startswith("pypi:"):
+        return None
+    cached = model.count("/") == 1 and isinstance(try_to_load_from_cache(model, "tokenizer_config.json"), str)
+    return model if cached or Path(model).expanduser().is_dir() else None
 
 
 def _of_hub(what: str, model: str, weights: float | None, there: bool) -> Iterator[Load]:

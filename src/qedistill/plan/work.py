@@ -14,7 +14,7 @@ from qedistill.generation.teacher import read_requests
 from qedistill.layout import METRICS, queries
 from qedistill.params import Collection, Params, Training
 from qedistill.prompts import STYLES, Exemplar
-from qedistill.text import read_json, read_qrels, read_queries
+from qedistill.text import Queries, read_json, read_qrels, read_queries
 from qedistill.training.data import student_prompt
 
 QUERY_WORDS = 8  # of a query not read yet
@@ -45,6 +45,16 @@ def split_queries(params: Params, made: bool) -> tuple[dict[str, int], bool]:
     validation = round(wanted.validation * learning)
     exact = all(dataset.startswith("pyapi/") for dataset in wanted.tests.values())
     return {"train": learning - validation, "validation": validation, **counts}, exact
+
+
+def known_queries(params: Params, made: bool) -> dict[str, Queries]:
+    """Split → queries to learn from, where they can be read already: the stage collection has run, or it is a folder."""
+    if made:
+        return {split: read_queries(queries(split)) for split in ("train", "validation")}
+    if params.collection.source != "beir":
+        return {}
+    splits = read_splits(params.collection, set(params.teacher.exemplars.ids), params.seed)
+    return {split: splits[split].queries for split in ("train", "validation") if split in splits}
 
 
 def _count(params: Collection, dataset: str) -> int:

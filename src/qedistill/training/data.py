@@ -11,6 +11,12 @@ from qedistill.tally import Tally
 from qedistill.text import Queries
 from qedistill.words import cut_words, says_something
 
+# What makes more candidates of a query, by `pairs.candidates`.
+MORE_CANDIDATES = {
+    "teacher": "teacher.samples",
+    "student": "feedback.samples or feedback.temperature",
+    "both": "feedback.samples or teacher.samples",
+}
 FULL_MAX_WORDS = 60  # what the full prompt asks for where a target is not cut
 
 
