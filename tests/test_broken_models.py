@@ -116,9 +116,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a cut config": (lambda folder: cut(folder / "config.json"), "cannot be loaded"),
     "a config without a type": (lambda folder: (folder / "config.json").write_text("{}"), "cannot be loaded"),
     "an unknown architecture": (lambda folder: edit(folder / "config.json", model_type="no-such"), "cannot be loaded"),
-    "a cut tokenizer": (lambda folder: cut(folder / "tokenizer.json"), "tokenizer cannot be loaded"),
-    "no tokenizer": (no_tokenizer, "tokenizer (cannot be loaded|knows no word)"),
-    "an empty tokenizer": (empty_tokenizer, "tokenizer (cannot be loaded|knows no word)"),
+    "a cut tokenizer": (lambda folder: cut(folder / "tokenizer.json"), "tokenizer cannot be read"),
+    "no tokenizer": (no_tokenizer, "tokenizer (cannot be read|knows no word)"),
+    "an empty tokenizer": (empty_tokenizer, "tokenizer (cannot be read|knows no word)"),
     "a tokenizer too long": (long_tokenizer, "has the token 400 .*embeddings"),
     "pickled weights": (to_pickle, "no weights as safetensors, and pickled ones are not read"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no weights as safetensors"),
@@ -208,7 +208,7 @@ ADAPTER_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (lambda folder: edit_weights(folder / ADAPTER_WEIGHTS, poison), "hold NaN or infinity"),
     "a cut config": (lambda folder: cut(folder / "adapter_config.json"), "the adapter cannot be loaded on"),
     "another rank": (lambda folder: edit(folder / "adapter_config.json", r=8), "the adapter cannot be loaded on"),
-    "a cut tokenizer": (lambda folder: cut(folder / "tokenizer.json"), "tokenizer cannot be loaded"),
+    "a cut tokenizer": (lambda folder: cut(folder / "tokenizer.json"), "tokenizer cannot be read"),
 }
 
 

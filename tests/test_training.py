@@ -15,7 +15,7 @@ from qedistill.params import Dpo, Lora, Params, Sft
 from qedistill.tally import Tally
 from qedistill.training import model as student
 from qedistill.training.dpo import train_dpo
-from qedistill.training.run import _NativeHead, length_order, resume_point, seal
+from qedistill.training.run import _NativeHead, encode_rows, length_order, resume_point, seal
 from qedistill.training.sft import train_sft
 
 SHARED = {

@@ -167,7 +167,7 @@ def _load_gguf(path: Path, name: str) -> "tuple[PreTrainedModel, PreTrainedToken
     # float32: a dequantised value is a small integer times a float16 scale, which bfloat16 would round once more.
     quantized = GgufConfig(dequantize=True)
     weights = _load_weights(path.parent, name, gguf_file=path.name, quantization_config=quantized, dtype=torch.float32)
-    tokenizer = _load_tokenizer(path.parent, name, gguf_file=path.name)
+    tokenizer = read_tokenizer(path.parent, name, gguf_file=path.name)
     _require_fit(weights, tokenizer, name)
     return weights, tokenizer
 
@@ -178,7 +178,7 @@ def _load_plain(model: str, param: str) -> "tuple[PreTrainedModel, PreTrainedTok
     if not folder.is_dir():
         _reach_hub(model, param)
     source = folder if folder.is_dir() else model
-    weights, tokenizer = _load_weights(source, name, dtype="auto"), _load_tokenizer(source, name)
+    weights, tokenizer = _load_weights(source, name, dtype="auto"), read_tokenizer(source, name)
     _require_fit(weights, tokenizer, name)
     return weights, tokenizer
 
@@ -223,7 +223,7 @@ def _load_weights(source: Path | str, name: str, **options: Any) -> "PreTrainedM
     return model
 
 
-def _load_tokenizer(source: Path | str, name: str, **options: Any) -> "PreTrainedTokenizerBase":
+def read_tokenizer(source: Path | str, name: str, **options: Any) -> "PreTrainedTokenizerBase":
     """A tokenizer that knows words; `source` is a folder or a hub id, `name` in errors.
 
     Raises:
@@ -235,7 +235,7 @@ def _load_tokenizer(source: Path | str, name: str, **options: Any) -> "PreTraine
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         known = set(tokenizer("expansion 扩展", add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
     except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself
-        raise UserError(f"{name}: its tokenizer cannot be loaded: {why_unloadable(error)}") from None
+        raise UserError(f"{name}: its tokenizer cannot be read: {why_unloadable(error)}") from None
     if not known:
         raise UserError(f"{name}: its tokenizer knows no word: its files are missing or empty; get them again")
     return tokenizer
@@ -303,7 +303,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """
     if not (folder / "tokenizer_config.json").exists():
         raise UserError(f"{folder}: no student here; `dvc repro` makes it")
-    return _load_tokenizer(folder, str(folder))
+    return read_tokenizer(folder, str(folder))
 
 
 def positions(config: dict[str, Any]) -> int | None:
