@@ -1,7 +1,7 @@
 """Expand the validation and test queries with a student MODEL: data/expansions/MODEL.jsonl.
 
 Reads params `generation`, `student.prompt`, `student.max_words`, `collection.language`, `collection.document`,
-`collection.tests` and `seed`. Tokens and seconds are recorded with every expansion.
+`collection.tests` and `seed`. Tokens are recorded with every expansion.
 """
 
 import click

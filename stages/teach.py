@@ -26,7 +26,7 @@ def main(style: str) -> None:
         records, figures, asked = teach(style, read_requests(params), params, ledger(), told)
         write_jsonl(TEACHER / f"{style}.jsonl", records)
         write_json(METRICS / f"teach@{style}.json", figures)
-        write_json(METRICS / f"cost@{style}.json", of_teacher(records, params))
+        write_json(METRICS / f"cost@{style}.json", of_teacher(records, params, figures.get("seconds")))
         run.metrics(figures | {"calls_of_this_run": asked})
     told.tell()
     spent = "".join(

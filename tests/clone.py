@@ -41,10 +41,11 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
     return output
 
 
-def run_stages(folder: Path, *stages: str) -> str:
+def run_stages(folder: Path, *stages: str, **variables: str) -> str:
     """What stages ("retrieve --system=query") print, run in this order by one process, which imports and starts Java once.
 
-    `dvc repro` starts a process for each, as test_pipeline does; a whole pipeline takes it minutes.
+    `dvc repro` starts a process for each, as test_pipeline does; a whole pipeline takes it minutes. `variables` are of
+    the environment.
     """
     script = (
         "import runpy, sys\n"
@@ -57,7 +58,8 @@ def run_stages(folder: Path, *stages: str) -> str:
         "        if end.code:\n"
         "            raise\n"
     )
-    return run(folder, "env", "PYTHONPATH=src", "python", "-c", script, *stages)
+    settings = [f"{name}={value}" for name, value in variables.items()]
+    return run(folder, "env", "PYTHONPATH=src", *settings, "python", "-c", script, *stages)
 
 
 def write_tsv(path: Path, rows: Iterable[tuple[Any, ...]], header: tuple[str, ...] | None = None) -> None:

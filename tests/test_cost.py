@@ -93,8 +93,9 @@ def test_an_apis_calls_have_latency_and_price() -> None:
     assert figures["prompt_tokens_per_query"] == 250 and figures["price_per_1000_queries"] is None
 
 
-def test_a_local_teachers_shares_make_a_throughput() -> None:
+def test_a_local_teachers_time_makes_a_throughput() -> None:
     params = with_params(teacher={"generator": "local", "model": "m", **PRICES}, cost={"price_per_hour": 3.6})
-    figures = of_teacher(RECORDS, params)
+    untimed = [{key: value for key, value in record.items() if key != "seconds"} for record in RECORDS]
+    figures = of_teacher(untimed, params, seconds=10.0)
     assert (figures["latency_p50_seconds"], figures["queries_per_second"]) == (None, 0.4)
     assert figures["price_per_1000_queries"] == pytest.approx(2.5)

@@ -90,7 +90,7 @@ def written(student: Path, params: Params, queries: dict[str, str] = QUERIES) ->
     assert [(r["query_id"], r["sample"]) for r in records] == [
         (query, sample) for query in queries for sample in range(params.generation.samples)
     ]
-    assert all(r["seconds"] > 0 and r["model"] == student.name and r["style"] == "student" for r in records)
+    assert all("seconds" not in r and r["model"] == student.name and r["style"] == "student" for r in records)
     assert figures["tokens_per_query"] == sum(r["completion_tokens"] for r in records) / len(queries)
     return [(r["query_id"], r["text"], r["prompt_tokens"], r["completion_tokens"]) for r in records]
 

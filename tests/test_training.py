@@ -15,7 +15,7 @@ from qedistill.params import Dpo, Lora, Params, Sft
 from qedistill.tally import Tally
 from qedistill.training import model as student
 from qedistill.training.dpo import train_dpo
-from qedistill.training.run import _NativeHead, encode_rows, length_order, resume_point
+from qedistill.training.run import _NativeHead, encode_rows, length_order, resume_point, seal
 from qedistill.training.sft import train_sft
 
 SHARED = {
@@ -168,7 +168,8 @@ def test_other_inputs_start_afresh(tmp_path):
     assert resume_point(tmp_path / "work", {"seed": 1}) is None
     checkpoint = tmp_path / "work" / "checkpoint-3"
     checkpoint.mkdir()
-    (checkpoint / "trainer_state.json").write_text("{}")
+    (checkpoint / "trainer_state.json").write_text('{"best_model_checkpoint": null}')
+    seal(checkpoint)
     assert resume_point(tmp_path / "work", {"seed": 1}) == str(checkpoint)
     assert resume_point(tmp_path / "work", {"seed": 2}) is None
     assert not checkpoint.exists()
@@ -314,7 +315,7 @@ def test_greedy_generation_in_batches_is_as_one_at_a_time(base, sft):
     prompts = {f"q{i}": prompt(i) for i in range(5)}
     batched = generate(model, tokenizer, prompts, 12, 0.0, 1, 4, seed=0)
     single = generate(model, tokenizer, prompts, 12, 0.0, 1, 1, seed=0)
-    assert [record | {"seconds": 0} for record in batched] == [record | {"seconds": 0} for record in single]
+    assert batched == single
     assert [record["query_id"] for record in batched] == list(prompts)
     assert all(record["text"] == " ".join(record["text"].split()) for record in batched)
 

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
@@ -234,6 +236,23 @@ class Student(Group):
         if self.model.startswith("pypi:") and self.sha256 is None:
             raise ValueError("sha256 must be set where model is a wheel (pypi:NAME==VERSION)")
         return self
+
+    @model_validator(mode="after")
+    def _one_wheel(self) -> "Student":
+        if self.model.startswith("pypi:") and not _pins(self.model.removeprefix("pypi:")):
+            raise ValueError(f"model must be pypi:NAME==VERSION where it is a wheel, and is {self.model!r}")
+        return self
+
+
+def _pins(requirement: str) -> bool:
+    """Whether it is NAME==VERSION and nothing else that pip would read."""
+    name, pinned, version = requirement.partition("==")
+    try:
+        canonicalize_name(name, validate=True)
+        Version(version)
+    except (InvalidName, InvalidVersion):
+        return False
+    return bool(pinned) and requirement == "".join(requirement.split())
 
 
 class Generation(Group):

@@ -86,20 +86,22 @@ def measure(student: Path, base: Path | None, queries: Queries, params: Params) 
     }
 
 
-def of_teacher(records: Sequence[dict[str, Any]], params: Params) -> dict[str, Any]:
+def of_teacher(records: Sequence[dict[str, Any]], params: Params, seconds: float | None = None) -> dict[str, Any]:
     """What a teacher's expansions cost, one answer a query, as its records tell: the same keys, None where unknown.
 
-    An API's seconds are those of a call, with others under way at the same time; a local teacher's are a share of its
-    batches, which makes a throughput. Prices are `teacher.api.prices`, no token taken as cached.
+    An API's records tell the seconds of a call, with others under way at the same time. Prices are `teacher.api.prices`,
+    no token taken as cached.
+
+    Args:
+        seconds: what a local teacher took for all of them.
     """
     teacher = params.teacher
-    prompt, completion, seconds = (
+    prompt, completion, calls = (
         [value for record in records if (value := record.get(key))]
         for key in ("prompt_tokens", "completion_tokens", "seconds")
     )
-    calls, shares = ([], seconds) if teacher.generator == "local" else (seconds, [])
     usage = Usage(sum(prompt), sum(completion)) if len(prompt) == len(completion) == len(records) > 0 else None
-    per_second = len(shares) / sum(shares) if shares else None
+    per_second = len(records) / seconds if seconds else None
     return {
         "queries": len({record["query_id"] for record in records}),
         "samples": 1,

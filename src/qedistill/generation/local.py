@@ -1,6 +1,5 @@
 """Answers from a model on this machine."""
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +32,7 @@ def generate(
 
     Returns:
         One record a query and sample, in the order of `prompts`, then of samples: `query_id`, `sample`, `text` (as
-        written), `prompt_tokens`, `completion_tokens` (with the end token), `seconds` (the batch's wall
-        time, shared equally among its rows).
+        written), `prompt_tokens`, `completion_tokens` (with the end token).
     """
     import torch
 
@@ -49,9 +47,7 @@ def generate(
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for batch in track(batches, "Expanding"):
-            began = time.perf_counter()
             answers = _answer(model, tokenizer, [rows[row][1] for row in batch], max_new_tokens, temperature, samples)
-            seconds = (time.perf_counter() - began) / len(answers)
             for position, answer in enumerate(answers):
                 query, ids = rows[batch[position // samples]]
                 answered[batch[position // samples]].append(
@@ -61,7 +57,6 @@ def generate(
                         "text": str(tokenizer.decode(answer, skip_special_tokens=True)),
                         "prompt_tokens": len(ids),
                         "completion_tokens": len(answer),
-                        "seconds": seconds,
                     }
                 )
     return [record for group in answered for record in group]

@@ -125,6 +125,7 @@ class Outcome:
         calls: answered calls by outcome, `answer` or what was wrong; with a ledger also those of earlier runs.
         usage: tokens of all these calls.
         asked: calls answered in this run.
+        seconds: a local teacher's for all of them.
         told: what was overruled.
     """
 
@@ -134,4 +135,5 @@ class Outcome:
     calls: Counter[str] = field(default_factory=Counter)
     usage: Usage = Usage()
     asked: int = 0
+    seconds: float = 0.0
     told: Tally = field(default_factory=Tally)

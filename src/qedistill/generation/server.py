@@ -14,7 +14,7 @@ from qedistill.params import Api, Generation
 from qedistill.progress import calls_bar
 from qedistill.prompts import Messages
 from qedistill.text import read_json
-from qedistill.training.model import ADAPTER
+from qedistill.training.model import ADAPTER, load_tokenizer
 
 _NAMES = Names("generation.server", "generation.key_variable", "the time of a request")
 _TIMEOUT = 600.0  # seconds for all samples of a query
@@ -40,20 +40,17 @@ def generate(
         student: folder of a plain model, or of an adapter on that in `base`.
 
     Returns:
-        Records as `generation.local.generate` gives them; `seconds` are the request's, others under way at the same
-        time, shared equally among its samples.
+        Records as `generation.local.generate` gives them.
 
     Raises:
         UserError: no student is there, the server cannot be reached, serves another base, does not load the adapter,
             or leaves a query without an answer.
     """
-    from transformers import AutoTokenizer
-
     adapter = (student / ADAPTER).exists()
     plain = base if adapter and base is not None else student
     if not (plain / "config.json").exists():
         raise UserError(f"{plain}: no student here; `dvc repro` makes it")
-    tokenizer = AutoTokenizer.from_pretrained(student)
+    tokenizer = load_tokenizer(student)
     defaults = read_json(plain / "generation_config.json")
     ends = defaults.get("eos_token_id")
     options = {
@@ -78,9 +75,8 @@ def generate(
             "text": str(tokenizer.decode(tokens, skip_special_tokens=True)),
             "prompt_tokens": len(rows[query]),
             "completion_tokens": len(tokens),
-            "seconds": seconds / samples,
         }
-        for query, (texts, seconds) in zip(rows, answers, strict=True)
+        for query, texts in zip(rows, answers, strict=True)
         for sample, tokens in enumerate(texts)
     ]
 
@@ -107,16 +103,16 @@ class _Asking:
         self.client = Client(api, _NAMES)
         self.where = f"generation.server {api.base_url}"
 
-    async def run(self, rows: Mapping[str, list[int]]) -> list[tuple[list[list[int]], float]]:
-        """The tokens of each row's samples, and the request's seconds."""
+    async def run(self, rows: Mapping[str, list[int]]) -> list[list[list[int]]]:
+        """The tokens of each row's samples."""
         gate = asyncio.Semaphore(self.api.concurrency)
         tokens = 0
 
-        async def one(query: str, prompt: list[int]) -> tuple[list[list[int]], float]:
+        async def one(query: str, prompt: list[int]) -> list[list[int]]:
             nonlocal tokens
             async with gate:
                 answer = await self._complete(model, query, prompt)
-            tokens += len(prompt) + sum(map(len, answer[0]))
+            tokens += len(prompt) + sum(map(len, answer))
             bar(1, tokens, None, 0)
             return answer
 
@@ -170,14 +166,13 @@ class _Asking:
                 "read that folder"
             ) from None
 
-    async def _complete(self, model: str, query: str, prompt: list[int]) -> tuple[list[list[int]], float]:
+    async def _complete(self, model: str, query: str, prompt: list[int]) -> list[list[int]]:
         body = {"model": model, "prompt": prompt, "seed": _seed(self.seed, query)} | self.options
 
-        def read(told: Any, seconds: float) -> tuple[list[list[int]], float]:
-            return _samples(told, self.options["n"]), seconds
-
         try:
-            return await self.client.call("POST", "/completions", read, body)
+            return await self.client.call(
+                "POST", "/completions", lambda told, _: _samples(told, self.options["n"]), body
+            )
         except NoAnswer as error:
             raise UserError(
                 f"{self.where} leaves query {query} without an answer ({error}): see to the server, then run it again"

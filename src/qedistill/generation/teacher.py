@@ -1,5 +1,6 @@
 """A teacher's expansions: recorded, from an API, or from a model in this process."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -82,7 +83,7 @@ def teach(
     Returns:
         Records in the order of the requests; figures: `queries`, `answers`, `missing` (requests without an answer of
         use), `words_per_answer` and `told` (by reason); where answers are generated also `calls` by outcome, `cleaned` by kind,
-        `prompt_tokens`, `completion_tokens`, `cached_tokens` and, where prices are known, `cost`, all over every run;
+        `prompt_tokens`, `completion_tokens`, `cached_tokens` and, where prices are known, `cost`, all over every run; of a local teacher `seconds`;
         and how many calls this run made.
 
     Raises:
@@ -121,7 +122,7 @@ def teach(
 
 
 def as_record(request: Request, answer: Answer) -> Record:
-    """An answer as data/teacher and recordings hold it."""
+    """An answer as data/teacher and recordings hold it; its seconds where they are kept with it, as the ledger does."""
     return {
         "query_id": request.query_id,
         "style": request.style,
@@ -130,8 +131,7 @@ def as_record(request: Request, answer: Answer) -> Record:
         "model": request.model,
         "prompt_tokens": answer.usage.prompt_tokens,
         "completion_tokens": answer.usage.completion_tokens,
-        "seconds": round(answer.seconds, 3),
-    }
+    } | ({"seconds": round(answer.seconds, 3)} if answer.seconds else {})
 
 
 def from_records(
@@ -174,6 +174,8 @@ def _spent(outcome: Outcome, params: Params) -> dict[str, Any]:
     }
     if teacher.generator == "api" and teacher.api.prices:
         figures["cost"] = round(cost(usage, teacher.api.prices), 6)
+    if teacher.generator == "local":
+        figures["seconds"] = round(outcome.seconds, 1)
     return figures
 
 
@@ -209,6 +211,7 @@ def generate_locally(requests: Sequence[Request], params: Params) -> Outcome:
     model, tokenizer = load_teacher(str(teacher.model))
     outcome = Outcome({})
     pending = list(requests)
+    start = time.perf_counter()
     for turn in range(teacher.asks):
         by_query = [list(group) for _, group in groupby(pending, key=lambda request: request.query_id)]
         for samples in sorted({len(group) for group in by_query}, reverse=True):
@@ -229,6 +232,7 @@ def generate_locally(requests: Sequence[Request], params: Params) -> Outcome:
         if not pending or teacher.temperature == 0:  # greedy: the same again
             break
     outcome.asked = outcome.calls.total()
+    outcome.seconds = time.perf_counter() - start
     return outcome
 
 
@@ -244,4 +248,4 @@ def _take(record: Record, request: Request, params: Params, outcome: Outcome) ->
         outcome.useless[request.key], outcome.said[request.key] = problem, record["text"]
     else:
         outcome.useless.pop(request.key, None)
-        outcome.answers[request.key] = Answer(text, cleaned, record["text"], usage, record["seconds"])
+        outcome.answers[request.key] = Answer(text, cleaned, record["text"], usage)

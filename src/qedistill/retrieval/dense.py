@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qedistill.errors import UserError
+from qedistill.errors import UserError, why_unloadable
 from qedistill.params import Dense
 from qedistill.progress import track
 from qedistill.retrieval.combine import combine, fuse
@@ -16,7 +16,7 @@ from qedistill.retrieval.jvm import start_jvm
 from qedistill.retrieval.lucene import batches
 from qedistill.retrieval.own import owned, without
 from qedistill.text import Queries, Run, read_json, write_json
-from qedistill.words import clean
+from qedistill.words import clean, one_line
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 INDEX, DOC_IDS, ABOUT = "index", "docid", "dense.json"  # the first two as pyserini's FaissSearcher reads them
 CHUNK = 16  # batches that are encoded at once: the encoder sorts them by length, and the bar moves after each
 SEARCH_BATCH = 200  # queries
+_ANEW = "remove the folder, and `dvc repro` makes or fetches it again"
 
 
 class Encoder:
@@ -116,8 +117,13 @@ class DenseSearcher:
         self._params = params
         self._ignores = ignore_identical_ids
         self._encoder = Encoder(params)
-        self._index = _faiss().read_index(str(folder / INDEX))
-        self._doc_ids = (folder / DOC_IDS).read_text(encoding="utf-8").splitlines()
+        try:
+            self._index = _faiss().read_index(str(folder / INDEX))
+            self._doc_ids = (folder / DOC_IDS).read_text(encoding="utf-8").splitlines()
+        except (OSError, RuntimeError, ValueError) as error:  # FAISS raises the second for all that it cannot read
+            raise UserError(f"{folder}: the index cannot be read ({one_line(error)[:200]}): {_ANEW}") from None
+        if self._index.ntotal != len(self._doc_ids):
+            raise UserError(f"{folder}: {self._index.ntotal} vectors, but {len(self._doc_ids)} document ids: {_ANEW}")
         if self._index.d != self._encoder.dimension:
             raise UserError(
                 f"dense.encoder {params.encoder} gives vectors of {self._encoder.dimension}, dense.index {params.index} "
@@ -209,7 +215,7 @@ def fetch_prebuilt(name: str) -> tuple[Path, int]:
     try:
         return Path(download_prebuilt_index(name, verbose=False)), int(known[name]["documents"])
     except (OSError, ValueError, AssertionError) as error:  # no network, no such address, another size or MD5
-        raise UserError(f"dense.index {name}: could not be downloaded: {' '.join(str(error).split())}") from None
+        raise UserError(f"dense.index {name}: could not be downloaded: {one_line(error)}") from None
 
 
 def prebuilt_indexes() -> dict[str, dict[str, Any]]:
@@ -225,6 +231,7 @@ def _new_index(dimension: int, params: Dense) -> Any:
     faiss = _faiss()
     if params.index == "exact":
         return faiss.IndexFlatIP(dimension)
+    faiss.omp_set_num_threads(1)  # several would link the graph in an order that varies
     index = faiss.IndexHNSWFlat(dimension, params.hnsw.m, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = params.hnsw.ef_construction
     return index
@@ -239,6 +246,11 @@ def _faiss() -> Any:
 
 
 def _load(encoder: str) -> "SentenceTransformer":
+    """An encoder, all of whose weights are its own; neither code nor pickles that come with it are run.
+
+    Raises:
+        UserError: the package is not installed, or there is no such encoder, or a damaged one.
+    """
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError:
@@ -253,9 +265,29 @@ def _load(encoder: str) -> "SentenceTransformer":
     try:
         if not folder.is_dir():  # SentenceTransformer would try for minutes to reach a hub that is out of reach
             hf_hub_download(encoder, "config.json")
-        return SentenceTransformer(str(folder) if folder.is_dir() else encoder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"dense.encoder {encoder}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+        model = SentenceTransformer(
+            str(folder) if folder.is_dir() else encoder,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:  # noqa: BLE001 - damaged files make readers raise what they like
+        raise UserError(f"dense.encoder {encoder}: cannot be loaded: {why_unloadable(error)}") from None
+    if missing := _made_up(model):
+        raise UserError(
+            f"dense.encoder {encoder}: its weights do not fit its config.json, as they lack {len(missing)} tensors "
+            f"({missing[0]}): get its files again, all of one model"
+        )
+    return model
+
+
+def _made_up(model: "SentenceTransformer") -> list[str]:
+    """The tensors that transformers filled in by chance, as the files have none; not a head that no encoder looks at."""
+    from transformers import PreTrainedModel
+
+    loaded = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    tensors = {name: values for part in loaded for name, values in part.named_parameters()}
+    read = {name for name, values in tensors.items() if getattr(values, "_is_hf_initialized", False)}
+    return sorted(name for name in tensors.keys() - read if not name.startswith("pooler.")) if read else []
 
 
 def in_package(name: str) -> str:

@@ -82,6 +82,8 @@ def _configure(home: Path) -> None:
 
     jars = Path(pyserini.__file__).parent / "resources" / "jars"
     configure_classpath(os.environ.get("ANSERINI_CLASSPATH", str(jars)))
+    # Every file of an index bears a random id, which Lucene draws by this seed where it is set.
+    jnius_config.add_options("-Dtests.seed=0")
     # Leave Ctrl-C to Python, which then removes half-written outputs; the JVM would end the process on the spot.
     jnius_config.add_options("-Xrs")
     if _major(home) >= 23:  # older ones do not know the option; newer ones print four lines about Lucene without it

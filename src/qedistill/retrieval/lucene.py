@@ -14,7 +14,7 @@ from qedistill.progress import track
 from qedistill.retrieval.jvm import java_class
 from qedistill.retrieval.own import owned, without
 from qedistill.text import Queries, Run
-from qedistill.words import clean
+from qedistill.words import clean, one_line
 
 T = TypeVar("T")
 
@@ -32,8 +32,9 @@ def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: 
     """Index documents {"doc_id", "title", "text"}, title and text as one field; returns how many are in the index.
 
     The caller sees to it that a whole folder appears or none (`text.atomic`). Documents without any text are left
-    out, as Anserini does. `threads` decide in which order Lucene numbers the documents, but not what is found:
-    statistics are of the whole collection, and ties are broken by doc_id.
+    out, as Anserini does. One thread writes the same bytes each time it is a process's first index. Several decide in
+    which order Lucene numbers the documents, but not what is found: statistics are of the whole collection, and ties are
+    broken by doc_id.
 
     Raises:
         UserError: no document has text, Lucene did not take them all, or it has no analyser for the language.
@@ -44,7 +45,10 @@ def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: 
         ["-collection", "JsonCollection", "-input", "", "-index", str(folder.resolve()), "-language", language]
         + ["-threads", str(threads), "-storePositions", "-storeDocvectors"]
     )
-    indexer.writer.getConfig().setRAMBufferSizeMB(INDEX_BUFFER)
+    config = indexer.writer.getConfig()
+    config.setRAMBufferSizeMB(INDEX_BUFFER)
+    if threads == 1:  # merges run in threads of their own: what they find to merge depends on the time
+        config.setMergePolicy(java_class("org.apache.lucene.index.NoMergePolicy").INSTANCE)
     given = 0
     try:
         for batch in batches(_anserini_json(documents), INDEX_BATCH):
@@ -58,7 +62,26 @@ def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: 
     indexed = _open(folder).get_total_num_docs()
     if indexed != given:
         raise UserError(f"only {indexed} of {given} documents were indexed: is the disk of {folder.parent} full?")
+    _forget_making(folder)
     return indexed
+
+
+def _forget_making(folder: Path) -> None:
+    """Take out of an index what Lucene notes of the making of its segments: the time, the machine and its Java."""
+    directory = java_class("org.apache.lucene.store.FSDirectory").open(
+        java_class("java.io.File")(str(folder.resolve())).toPath()
+    )
+    nothing, context = java_class("java.util.HashMap")(), java_class("org.apache.lucene.store.IOContext").DEFAULT
+    for segment in java_class("org.apache.lucene.index.SegmentInfos").readLatestCommit(directory).asList().toArray():
+        old = segment.info
+        new = java_class("org.apache.lucene.index.SegmentInfo")(
+            directory, old.getVersion(), old.getMinVersion(), old.name, old.maxDoc(), old.getUseCompoundFile(),
+            old.getHasBlocks(), old.getCodec(), nothing, old.getId(), old.getAttributes(), old.getIndexSort(),
+        )  # fmt: skip
+        new.setFiles(old.files())
+        directory.deleteFile(f"{old.name}.si")
+        old.getCodec().segmentInfoFormat().write(directory, new, context)
+    directory.close()
 
 
 class Searcher:
@@ -239,7 +262,12 @@ def _open(folder: Path) -> Any:
 
     try:
         return java_class("io.anserini.search.SimpleSearcher")(str(folder.resolve()))
-    except JavaException:
+    except JavaException as error:
+        if any(folder.glob("segments_*")):
+            raise UserError(
+                f"{folder}: a damaged Lucene index ({one_line(error)[:300]}); remove the folder, and it is made or fetched "
+                "again by `dvc repro`"
+            ) from None
         raise UserError(f"{folder}: no Lucene index; `dvc repro index` builds it") from None
 
 

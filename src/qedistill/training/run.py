@@ -13,18 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
+
 from qedistill.chat import encode_turns
 from qedistill.errors import UserError
 from qedistill.params import Training
 from qedistill.tally import Tally
 from qedistill.text import write_json
 from qedistill.training import launch
-from qedistill.training.model import pick_device, pick_dtype, save_adapter
+from qedistill.training.model import pick_device, pick_dtype, save_adapter, sha256_of
 from qedistill.words import one_line
 
 OnLog = Callable[[dict[str, Any]], None]
 
 _DIGEST = "inputs.json"
+_SEAL = "whole.json"  # in a checkpoint: file → SHA-256, written when all the others are
 _POINTS = 100  # of a training curve, at most
 _SHOWN = 40  # characters of a query that names a row
 _POOL = 8  # batches whose rows are sorted by length together
@@ -58,8 +61,8 @@ def arguments(params: Training, seed: int, work: Path, validate: bool, keep_best
         "max_length": params.max_length,
         "eval_strategy": strategy,
         "save_strategy": "steps",
-        "save_total_limit": 1,  # the best is kept besides
         "load_best_model_at_end": validate and keep_best,
+        "logging_nan_inf_filter": False,  # it would log the mean of the other losses; `_stop_at_nan` stops
         "use_cpu": cpu,
         "bf16": pick_dtype() == torch.bfloat16,
         # It trades time for memory, and memory is what a GPU lacks.
@@ -79,28 +82,47 @@ def checkpoint(args: Any, inputs: dict[str, Any]) -> str | None:
 def resume_point(work: Path, inputs: dict[str, Any]) -> str | None:
     """Make `work` ready for a run over `inputs` (JSON): the last whole checkpoint of the same run, or an empty folder.
 
-    A checkpoint that a kill left half-written is removed; the run then goes on from the one before.
+    A checkpoint that a kill left half-written, or that was damaged since, is removed, and that is told; the run then
+    goes on from the one before.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
     digest = hashlib.sha256(json.dumps([inputs, versions, launch.strategy()], sort_keys=True).encode()).hexdigest()
     known = work / _DIGEST
-    if not known.exists() or known.read_text(encoding="utf-8").strip() != json.dumps(digest):
+    if not known.exists() or known.read_text(encoding="utf-8", errors="replace").strip() != json.dumps(digest):
         shutil.rmtree(work, ignore_errors=True)
         write_json(known, digest)
+    removed = []
     while (last := get_last_checkpoint(str(work))) and not _whole(Path(last)):
         shutil.rmtree(last)
+        removed.append(Path(last).name)
+    if removed:
+        start = f"goes on from {Path(last).name}" if last else "starts afresh"
+        click.echo(f"{work}: removed as damaged or half-written: {', '.join(removed)}; training {start}", err=True)
     return last
 
 
 def _whole(checkpoint: Path) -> bool:
-    # The trainer writes this file last.
+    """Whether a checkpoint's files are those that were written, and so are those of the best one, which it refers to."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        sealed = json.loads((checkpoint / _SEAL).read_text(encoding="utf-8"))
+        if sealed != _digests(checkpoint):
+            return False
+        best = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["best_model_checkpoint"]
     except (OSError, ValueError):
         return False
-    return True
+    return best is None or Path(best).name == checkpoint.name or _whole(checkpoint.parent / Path(best).name)
+
+
+def seal(checkpoint: Path) -> None:
+    """Note what a checkpoint holds, now that it is written."""
+    (checkpoint / _SEAL).write_text(json.dumps(_digests(checkpoint)), encoding="utf-8")
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != _SEAL)
+    return {path.relative_to(checkpoint).as_posix(): sha256_of(path) for path in files}
 
 
 def fingerprint(folder: Path) -> list[tuple[str, int, int]]:
@@ -262,17 +284,23 @@ class _NativeHead:
         return -nll, torch.full_like(nll, torch.nan) if "entropy" in outputs else None, None, mean, top1
 
 
-def train(trainer: Any, checkpoint: str | None, evaluations: int, on_log: OnLog | None) -> dict[str, Any]:
+def train(
+    trainer: Any, checkpoint: str | None, evaluations: int, on_log: OnLog | None, suspects: str
+) -> dict[str, Any]:
     """Run a trainer to its end, from a checkpoint or the start.
 
     Args:
         evaluations: validations and checkpoints, evenly spaced; the last falls on the last step. 0: two checkpoints.
         on_log: called with each log row as it comes.
+        suspects: parameters that are likely to blame for a loss that is not finite.
 
     Returns:
         `train_loss` (mean over the run), `steps`, `tokens` (prompt and completion, no padding), `seconds` (in training
         steps alone, over all resumed parts), `tokens_per_second`; with validation also `eval_loss` (the best) and
         `best_step`; and `curve`: rows that share their keys, `step` first, None where a step has no value.
+
+    Raises:
+        UserError: a loss is not finite, or a checkpoint cannot be written.
     """
     from transformers import PrinterCallback, ProgressCallback
 
@@ -284,12 +312,70 @@ def train(trainer: Any, checkpoint: str | None, evaluations: int, on_log: OnLog 
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_quiet_bar())
     trainer.add_callback(_meter(on_log))
+    _stop_at_nan(trainer, suspects)
+    _seal_checkpoints(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     return _summary(_curve(trainer.state.log_history), trainer.state.global_step)
 
 
+def _stop_at_nan(trainer: Any, suspects: str) -> None:
+    """Have a trainer stop at the first loss that is not finite, of training or validation, and leave no checkpoint."""
+
+    def finite(loss: float, kind: str, step: int) -> None:
+        if math.isfinite(loss):
+            return
+        if trainer.is_world_process_zero():
+            shutil.rmtree(trainer.args.output_dir, ignore_errors=True)  # its weights may be lost already
+        raise UserError(f"the {kind} loss is {loss} at step {step}: lower {suspects}, and run it again")
+
+    take_step, validate = trainer.training_step, trainer.evaluate
+
+    def training_step(*args: Any, **kwargs: Any) -> Any:
+        loss = take_step(*args, **kwargs)
+        finite(float(loss), "training", trainer.state.global_step + 1)
+        return loss
+
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        metrics = validate(*args, **kwargs)
+        finite(metrics["eval_loss"], "validation", trainer.state.global_step)
+        return metrics
+
+    trainer.training_step, trainer.evaluate = training_step, evaluate
+
+
+def _seal_checkpoints(trainer: Any) -> None:
+    """Have a trainer keep the last whole checkpoint and the best one, and none that could not be written whole."""
+    write, work = trainer._save_checkpoint, Path(trainer.args.output_dir)
+
+    def save_checkpoint(*args: Any) -> None:
+        folder = work / f"checkpoint-{trainer.state.global_step}"
+        try:
+            write(*args)
+            trainer.accelerator.wait_for_everyone()
+            if trainer.is_world_process_zero():
+                seal(folder)
+        except Exception as error:  # safetensors and PyTorch have errors of their own for a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            free = shutil.disk_usage(work).free / 1e6
+            raise UserError(
+                f"{folder}: the checkpoint cannot be written ({one_line(error)[:200]}; {free:.0f} MB are free there): make "
+                "room and run it again, and it goes on from the last whole checkpoint"
+            ) from error
+        if trainer.is_world_process_zero():
+            kept = {folder.name, Path(trainer.state.best_model_checkpoint or folder).name}
+            for other in work.glob("checkpoint-*"):
+                if other.name not in kept:
+                    shutil.rmtree(other)
+
+    trainer._save_checkpoint = save_checkpoint
+
+
 def finish(trainer: Any, tokenizer: Any, out: Path) -> None:
-    """Save the adapter and remove the checkpoints, in the main process; the others wait for it."""
+    """Save the adapter and remove the checkpoints, in the main process; the others wait for it.
+
+    Raises:
+        UserError: the weights are not finite.
+    """
     # Sharded weights are gathered by all processes together.
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None

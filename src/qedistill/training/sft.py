@@ -43,7 +43,7 @@ def train_sft(
 
     Raises:
         UserError: no rows, no prompt leaves room for an answer within `params.max_length`, or that is longer than the
-            model.
+            model; what `run.train` raises.
     """
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
@@ -80,7 +80,7 @@ def train_sft(
             ),
         )
         run.by_length(trainer, [len(row["prompt_ids"] + row["completion_ids"]) for row in rows])
-        metrics = run.train(trainer, checkpoint, params.evaluations, on_log)
+        metrics = run.train(trainer, checkpoint, params.evaluations, on_log, "sft.learning_rate")
     run.finish(trainer, tokenizer, out)
     return metrics
 
