@@ -199,6 +199,21 @@ except KeyboardInterrupt:
     assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
 
 
+def test_an_index_of_several_segments_has_the_same_bytes_again(tmp_path: Path) -> None:
+    for name in ("one", "another"):
+        result = python(f"""
+import pathlib
+from qedistill.retrieval import build_index, lucene
+lucene.INDEX_BUFFER = 0.3  # MB, so that it is flushed on the way
+texts = (f"word{{n % 97}} and other{{n * 7 % 1013}} number {{n}}" for n in range(4000))
+documents = ({{"doc_id": str(n), "title": "", "text": text}} for n, text in enumerate(texts))
+build_index(documents, pathlib.Path({str(tmp_path / name)!r}), "en", 1)
+""")
+        assert result.returncode == 0, result.stderr
+    one, another = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "another"))
+    assert one == another and len([name for name in one if name.endswith(".si")]) > 1
+
+
 def test_wrong_java_home(tmp_path: Path) -> None:
     releases = {
         "java-17": 'IMPLEMENTOR="Debian"\nJAVA_VERSION="17.0.15"\nMODULES="java.base"\n',
