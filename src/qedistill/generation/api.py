@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from qedistill.errors import UserError
 from qedistill.generation.checks import examine
-from qedistill.generation.client import BROKEN_OFF, TEACHER, Client, NoAnswer, Refused, words_of
+from qedistill.generation.client import TEACHER, Client, NoAnswer, Refused, words_of
+from qedistill.generation.endings import ending
 from qedistill.generation.ledger import Claim, Ledger
 from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens_in, tokens_of
 from qedistill.params import Prices, Teacher
@@ -243,7 +244,7 @@ class _Asking:
         """
         try:
             (choice, *_) = body["choices"]
-            message, ended = choice["message"], choice.get("finish_reason")
+            message, reason = choice["message"], choice.get("finish_reason")
             content = _text(message.get("content"))
             used = body.get("usage") or {}
             details = used.get("prompt_tokens_details") or {}
@@ -256,14 +257,15 @@ class _Asking:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(words_of(body) or f"not a chat completion: {error!r}") from None
-        if ended in BROKEN_OFF:
-            raise ValueError(f"the server broke the answer off: {ended}")
-        text, cleaned, problem = examine(
-            content, request.query, self.language, ended == "length", self.teacher.max_words
-        )
-        if ended == "content_filter" or (message.get("refusal") and not content):
+        ended = ending(reason)
+        if ended == "broken":
+            raise ValueError(f"the server broke the answer off: {reason}")
+        text, cleaned, problem = examine(content, request.query, self.language, ended == "cut", self.teacher.max_words)
+        if ended == "refusal" or (message.get("refusal") and not content):
             problem = "refusal"
-        elif problem == "empty" and (message.get("reasoning_content") or message.get("reasoning")):
+        elif (
+            not text and problem in ("empty", "cut") and (message.get("reasoning_content") or message.get("reasoning"))
+        ):
             problem = "thinking"
         return Answer(text, cleaned, content, usage, seconds), problem
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BROKEN_OFF = {"insufficient_system_resource", "error", "abort"}  # finish reasons of DeepSeek, OpenRouter, vLLM
 _RETRIED = {408, 409, 425, 429}  # and every 5xx; any other 4xx is given up at once
 _LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
 _PATIENCE = 600.0  # seconds a server may ask to wait; beyond, as for a day's quota, the run stops

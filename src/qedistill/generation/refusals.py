@@ -13,7 +13,7 @@ from qedistill.words import count_words
 _SHORT = 60  # words; a question or a complaint at the beginning of a longer text is its beginning
 
 # --- English: parts ---
-_WELCOME = r"(?:(?:Hello|Hi|Hey|Greetings|Dear [Uu]ser|Hmm+|Oops|Well|Okay|OK)(?: there)?[!,.…]+ )?"
+_WELCOME = r"(?:(?:Hello|Hi|Hey|Greetings|Dear [Uu]ser|Hmm+|Oops|Well|Okay|OK)(?: there)?[!,.…]+ ?)?"
 _SUBJECT = r"(?:I|[Ww]e)"
 _CANNOT = (
     rf"\b{_SUBJECT}(?:'m|'re| am| are)?(?: (?:\w+ly|just|also|still|therefore|must|have to|do|am))*"
@@ -38,10 +38,13 @@ _ANSWERING = (
 _APOLOGY = (
     r"(?:(?:I'm|I am|We're|We are)(?: \w+ly| so| very)* sorry|(?:So |Very )?[Ss]orry|(?:My |Sincere |Sincerest |Many )?[Aa]pologies"
     r"|(?:I|We)(?: \w+ly| must| do)? apologi[sz]e|(?:I'm|I am) afraid|I regret|Unfortunately|Regrettably)"
-    r"(?=[,.!:;…—– ]+(?:but|[Ii]|[Ww]e|that|[Tt]hat's|[Tt]his|it|[Yy]our|the|[Tt]he|for|about|to|if|there|as|[Nn]o|unable"
+    r"(?=[,.!:;…—– ]+(?:but|[Ii]|[Ww]e|[Yy]ou|that|[Tt]hat's|[Tt]his|it|[Yy]our|the|[Tt]he|for|about|to|if|there|as|[Nn]o|unable"
     r"|can't|cannot|not|[Ll]et's|something|an)\b)"
 )
-_OF_THE_REQUEST = r"\b(?:[Tt]h(?:is|at|e)|[Yy]our|[Ss]uch)(?: \w+){0,2} (?:request|query|question|prompt|input|message|topic)s?"
+_OF_THE_REQUEST = (
+    r"\b(?:[Tt]h(?:is|at|e)|[Yy]our|[Ss]uch)(?: \w+){0,2} (?:request|query|question|prompt|input|message|topic)s?"
+)
+_THIS_REQUEST = _OF_THE_REQUEST.replace("is|at|e", "is|at")
 _INABILITY = (
     rf"(?:{_CANNOT}|\b{_SUBJECT} (?:do not|don't|did not|didn't|could not|couldn't|have no|need|am not|'m not)\b|\bI'm not\b"
     r"|(?:that|this|it)(?:'s| is| goes| falls)(?: \w+){0,3} (?:beyond|outside|against)\b|\bmy (?:current )?scope\b"
@@ -61,37 +64,45 @@ _ENGLISH = [
     rf"{_CANNOT}{_ANSWERING}",
     rf"{_SUBJECT} (?:must|have to|will have to|need to|am going to|'m going to|respectfully|politely)(?: \w+ly)? (?:decline|refuse)\b",
     rf"{_SUBJECT}(?:'m| am|'re| are| do|)?(?: \w+ly)? (?:don't feel comfortable|not (?:feel )?comfortable)\b",
+    rf"{_SUBJECT}(?:'m|'d| am| would)? (?:going to decline|prefer not to (?:answer|continue|discuss|respond|write))\b",
     # Politeness first.
-    r"(?:Thank(?:s| you) for|I(?: \w+ly)? (?:understand|appreciate|see|realize|recognize|respect)|I(?:'d| would) (?:be (?:happy|glad)"
-    rf"|love|like)|I (?:want|aim|strive|try) to|While|Although|Even though|As much as)\b[^\n]{{0,240}}?{_CANNOT}{_ANSWERING}",
+    (
+        r"(?:Thank(?:s| you) for|I(?: \w+ly)? (?:understand|appreciate|see|realize|recognize|respect)|I(?:'d| would) (?:be (?:happy|glad)"
+        rf"|love|like)|I (?:want|aim|strive|try) to|While|Although|Even though|As much as)\b[^\n]{{0,240}}?{_CANNOT}{_ANSWERING}"
+    ),
     rf"As an? {_MACHINE}(?: (?:developed|created|trained|built|designed|made)\b[^\n.,]{{0,60}})?(?:, (?:I|my|it(?:'s| is) (?:not|im))\b| I\b)",
     rf"(?:I'm|I am)(?: \w+ly| just| only| simply| merely)* an? {_MACHINE}\b(?! (?:researcher|engineer|developer|scientist|student|enthusiast))",
     r"(?:I'm|I am) (?:ChatGPT|Claude|DeepSeek|Qwen|Gemini|Kimi|Llama|Mistral|Grok|Doubao|ERNIE)\b",
     r"My (?:knowledge (?:cutoff|is limited)|training data|programming|(?:safety )?guidelines|ethical guidelines)\b",
-    r"It (?:is|would be|'s|wouldn't be|would not be)(?: not| in| un| never)? ?(?:appropriate|inappropriate|ethical|unethical|possible|illegal"
-    r"|legal|against)\b[^\n.]{0,40}\b(?:for me to|my (?:guidelines|programming|policy))\b",
-    rf"{_OF_THE_REQUEST}(?: \w+){{0,3}} (?:violates?|goes against|go against|(?:is|are|falls|was) (?:\w+ )?(?:beyond|outside|against"
-    r"|inappropriate|blocked|flagged|filtered|denied|rejected|not (?:something|appropriate|allowed|permitted|supported|possible)))\b",
-    r"(?:Content|The content|The response|Request|The request|Response)(?: was| is| has been)? (?:blocked|filtered|flagged|censored) ",
-    r"(?:Something went wrong|An error occurred while (?:processing|generating|handling)|Let's (?:talk about something else|try a different topic|change the (?:topic|subject)))",
+    (
+        r"It (?:is|would be|'s|wouldn't be|would not be)(?: not| in| un| never)? ?(?:appropriate|inappropriate|ethical|unethical|possible|illegal"
+        r"|legal|against)\b[^\n.]{0,40}\b(?:for me to|my (?:guidelines|programming|policy))\b"
+    ),
+    (
+        rf"{_THIS_REQUEST}(?: \w+){{0,3}} (?:violates?|goes against|go against|(?:is|are|falls|was) (?:\w+ )?(?:beyond|outside|against"
+        r"|inappropriate|blocked|flagged|filtered|denied|rejected|not (?:something|appropriate|allowed|permitted|supported|possible)))\b"
+    ),
+    r"(?:Content|Request|Response) (?:blocked|filtered|flagged|censored)(?: (?:by|due to) (?:the |our )?(?:content|safety|policy)|[.!]|$)",
+    r"(?:Something went wrong|An error occurred while (?:processing|generating|handling)|[Ll]et's (?:talk about something else|try a different topic|change the (?:topic|subject)))",
 ]
 # --- at the beginning of a short answer: it asks back, or knows nothing ---
 _ASKING = [
-    r"(?:Could|Can|Would|Will) you (?:please |kindly )?(?:clarify|provide|specify|tell me|give me|share|elaborate|explain what|rephrase|be more"
-    r"|let me know|confirm|resend)\b",
-    r"(?:Please|Kindly|Feel free to)(?: \w+ly)? (?:clarify|rephrase|provide|specify|share|tell me|give me|send|enter|let me know|elaborate|ask|resubmit)\b"
-    r"[^\n]{0,80}?\b(?:you|your|me|the (?:query|question|topic|text)|a (?:query|question|topic)|more (?:context|details?|information|specific))\b",
-    r"(?:What|Which|How|Where)\b[^\n.!?]{0,80}?\b(?:(?:do|would|are|did) you (?:mean|refer|want|like|need|looking|asking|referring|have in mind)|can I (?:help|assist))\b",
-    r"(?:Are|Do|Did|Were) you (?:asking|looking|referring|mean|want|interested|talking|refer)\b",
+    (r"(?:Could|Can|Would|Will) you (?:please |kindly )?(?:clarify|provide|specify|tell me|give me|share|elaborate|explain what|rephrase|be more"
+    r"|let me know|confirm|resend)\b"),
+    (r"(?:Please|Kindly|Feel free to)(?: \w+ly)? (?:clarify|rephrase|provide|specify|share|tell me|give me|send|enter|let me know|elaborate|ask|resubmit)\b"
+    r"[^\n]{0,80}?\b(?:you|your|me|the (?:query|question|topic|text)|a (?:query|question|topic)|more (?:context|details?|information|specific))\b"),
+    r"(?:What|Which|How|Where)\b[^\n.!?]{0,80}?\b(?:(?:do|would|are|did) you (?:mean|refer|want|like|need|looking|asking|referring|have in mind)|can I (?:help|assist))\b[^\n]*\?\W*$",
+    r"(?:Are|Do|Did|Were) you (?:asking|looking|referring|mean|want|interested|talking|refer)\b[^\n]*\?\W*$",
     rf"{_SUBJECT}(?:'d| would| will|'ll| do| may| might)?(?: \w+ly)? need(?: \w+){{0,3}} (?:information|context|details?|clarification|specifics)\b",
-    rf"{_SUBJECT}(?: \w+ly)? (?:do not|don't|did not|didn't)(?: \w+ly)? (?:understand|know (?:what|which|who|the|how|about|if|enough)|see (?:a|any|the|your)"
-    r"|have (?:(?:any|enough|sufficient|specific|the|real-time|personal|direct|more|access|reliable|current|up-to-date)\b))",
+    (r"I(?: \w+ly)? (?:do not|don't|did not|didn't)(?: \w+ly)? (?:understand|know (?:what|which|who|the|how|about|if|enough)|see (?:a|any|the|your)"
+    r"|have (?:(?:any|enough|sufficient|specific|the|real-time|personal|direct|more|access|reliable|current|up-to-date|information)\b))"),
     rf"{_SUBJECT}(?:'m|'re| am| are) (?:not (?:\w+ly )?(?:sure|certain|familiar|aware)|unsure|having trouble)\b",
     rf"{_SUBJECT}(?:'d| would) (?:be (?:happy|glad|delighted)|love|like) to (?:help|assist|write|provide|answer|create)\b",
-    rf"(?:{_OF_THE_REQUEST}|The (?:text|passage) you(?: \w+)?)(?: \w+){{0,2}} (?:is|are|seems?|appears?|was|does|lacks?|needs?|contains?|has|could|may)\b",
+    (rf"{_OF_THE_REQUEST}(?: \w+){{0,3}} (?:is|are|seems?|appears?|was|lacks?|needs?|contains?)\b[^\n]{{0,40}}\b(?:unclear|not clear|incomplete|ambiguous|vague"
+    r"|empty|typo|too broad|cut off|context|details|specific)\b"),
     r"(?:It (?:seems|looks|appears)|Looks like|Seems like)(?: like)?(?: that)? (?:you|your|there (?:is|was|may|might) (?:no|a typo|some)|the (?:query|question|message|input))",
-    r"(?:There (?:is|was|isn't|is not)(?: currently)?|No)(?: \w+){0,2} (?:information|passage|query|question|answer|results?|context)\b[^\n]{0,40}"
-    r"\b(?:provided|available|found|given|about|to|on)\b",
+    (r"(?:There (?:is|was|isn't|is not)(?: currently)?|No)(?: \w+){0,2} (?:information|passage|query|question|answer|results?|context)\b[^\n]{0,40}"
+    r"\b(?:provided|available|found|given|to (?:answer|write|help))\b"),
     r"(?:Let me know (?:what|which|how|if)|How (?:can|may) I (?:help|assist)|What would you like)\b",
 ]  # fmt: skip
 
@@ -106,11 +117,11 @@ _UNABLE = r"(?:无法|不能|没办法|没法|不便|不会|不可以|难以|拒
 _STILL = r"(?:很|非常|暂时|目前|现在|恐怕|还|尚|真的|实在|确实|可能|也|并|暂|都|是|将|只能)*"
 _REPLY = r"(?:回答|解答|作答|回应|回复|提供|协助|帮助|帮|写|完成|满足|处理|讨论|给出|给到|生成|执行|参与|谈论|评论|支持|告诉|访问|确定|理解|继续|对此|就此|为您|为你|识别)"
 _CHINESE = [
-    rf"{_HELLO}{_SORRY}[，,。！!、：:\s]+[^\n]{{0,40}}?(?:{_UNABLE}|还?没有?(?:学会|学习|找到|相关|足够|听懂|理解|能)|不(?:太)?(?:了解|清楚|知道|明白|理解|确定)"
-    r"|超出|违反|不适合|不允许|换个话题|聊(?:点|聊)?别的|打扰|出错|错误|失败|限制)",
+    (rf"{_HELLO}{_SORRY}[，,。！!、：:\s]+[^\n]{{0,40}}?(?:{_UNABLE}|还?没有?(?:学会|学习|找到|相关|足够|听懂|理解|能)|不(?:太)?(?:了解|清楚|知道|明白|理解|确定)"
+    r"|超出|违反|不适合|不允许|换个话题|聊(?:点|聊)?别的|打扰|出错|错误|失败|限制)"),
     rf"{_HELLO}{_SORRY}[，,]?我{_STILL}(?:{_UNABLE}|没有|不)",
-    rf"{_HELLO}(?:对于|关于)?(?:(?:您|你)(?:的|提出的|所?问的|提到的)?|这个|这些|该|此|这类|此类|本|上述)(?:问题|请求|话题|内容|查询|要求|输入|提问)"
-    rf"[^\n。]{{0,10}}?(?:我{_STILL}(?:{_UNABLE}|还?没)|{_STILL}{_UNABLE}{_REPLY}|超出了?我|违反|涉及(?:敏感|违规|违法)|不适合讨论)",
+    (rf"{_HELLO}(?:对于|关于)?(?:(?:您|你)(?:的|提出的|所?问的|提到的)?|这个|这些|该|此|这类|此类|本|上述)(?:问题|请求|话题|内容|查询|要求|输入|提问)"
+    rf"[^\n。]{{0,10}}?(?:我{_STILL}(?:{_UNABLE}|还?没)|{_STILL}{_UNABLE}{_REPLY}|超出了?我|违反|涉及(?:敏感|违规|违法)|不太?适合讨论)"),
     rf"{_HELLO}(?:我们?|本人|本模型|本助手){_STILL}(?:{_UNABLE}[^\n。，,]{{0,14}}?{_REPLY}|还?没有?(?:学会|学习过?如何|相关(?:信息|资料)|足够(?:的)?(?:信息|上下文))|还在学习)",
     rf"{_HELLO}作为(?:一个|一名|一款|一种)?[^\n。，,]{{0,14}}(?:人工智能|AI|语言模型|大模型|助手|助理|模型)[^\n。，,]{{0,10}}[，,]?\s*(?:我|{_STILL}(?:{_UNABLE}|还没))",
     rf"{_HELLO}我(?:只?是|叫)(?:一个|一名|一款|由)?[^\n。，,]{{0,24}}(?:人工智能|AI|语言模型|大模型|智能助手|通义千问|文心一言|豆包|Qwen|DeepSeek|Kimi|ChatGPT|GLM)",
@@ -163,7 +174,7 @@ def is_refusal(text: str) -> bool:
         >>> is_refusal("I’m sorry, but I can’t help with that."), is_refusal("Sorry-ness is not an emotion.")
         (True, False)
     """
-    text = text.replace("\u2019", "'").translate(_SIMPLIFIED).strip()
+    text = text.replace("\u2019", "'").replace("**", "").translate(_SIMPLIFIED).strip()
     first, last = text[:_LOOKED_AT], text[text.rfind("\n") + 1 :][-_LOOKED_AT:]
     for part in {first, last}:
         if _REFUSING.match(" ".join(_DECORATION.sub("", part).split())):

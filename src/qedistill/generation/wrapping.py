@@ -15,7 +15,9 @@ _MARK = (
     r"|<(?:eos|bos|pad|unk|sop|eop|end_of_turn|start_of_turn|end_of_utterance|unused\d+|extra_id_\d+|reserved_\d+)>"
     r"|\[(?:gMASK|EOS|BOS|PAD|/?SYSTEM_PROMPT|/?TOOL_CALLS)\])"
 )
-_HEADER = re.compile(rf"^(?:\s*{_MARK}(?:\s*(?:assistant|model|final|response)(?=\s*(?:\n|{_MARK})))?)+\s*")
+_HEADER = re.compile(
+    rf"^(?:\s*\[INST\][^\[]{{0,4000}}\[/INST\]|\s*{_MARK}(?:\s*(?:assistant|model|final|response)(?=\s*(?:\n|{_MARK})))?)+\s*"
+)
 _TURN_END = re.compile(rf"(?:(?<=[.!?…。！？\n])[ \t]*{_MARK}|(?<![`\"'“]){_MARK}(?=\s*(?:\Z|\n|{_MARK})))")
 
 # --- reasoning: opening, closing, and whether the opening alone says that all behind it is reasoning ---
@@ -41,8 +43,8 @@ _REASONING = [
         # In plain words, where an answer is labelled behind them.
         (r"[#*_ ]*(?:reasoning|thinking|thoughts?(?: process)?|chain of thought|analysis|思考(?:过程)?|推理(?:过程)?|分析)[*_ ]*[:：]",
          rf"\n(?=[#*_ ]*(?:{_ANSWER_LABEL})[*_ ]*[:：])", False),
-        (r"(?:(?:okay|ok|alright|hmm|well|so|now)[,.…]+ )*(?:so,? )?(?:let me (?:think|see|start|figure)|let's think|the user (?:is asking|asks|asked|wants|want|needs|query|has)"
-         r"|(?:we|i) (?:need|have|should|must|are asked) to (?:write|produce|output|generate|create|craft|answer|respond)[^\n.]{0,40}\b(?:passage|query|user|text|abstract|answer)\b)",
+        ((r"(?:(?:okay|ok|alright|hmm|well|so|now)[,.…]+ )*(?:so,? )?(?:let me (?:think|see|start|figure)|let's think|the user (?:is asking|asks|asked|wants|want|needs|has)[^\n.]{0,60}\b(?:me to|passage|query|text|question|answer|information|to know)\b"
+         r"|(?:we|i) (?:need|have|should|must|are asked) to (?:write|produce|output|generate|create|craft|answer|respond)[^\n.]{0,40}\b(?:passage|query|user|text|abstract|answer)\b)"),
          rf"\n(?=[#*_ ]*(?:{_ANSWER_LABEL})[*_ ]*[:：])", True),
         (r"(?:(?:好的?|嗯|首先)[，,。]\s*)*(?:用户(?:想|要|让|问|希望|需要|的(?:问题|查询|请求))|我(?:需要|要|得|应该)(?:先)?(?:写|撰写|生成|思考|分析|回答)|让我(?:想|思考|分析))",
          rf"\n(?=[#*_ ]*(?:{_ANSWER_LABEL})[*_ ]*[:：])", True),
@@ -59,14 +61,14 @@ _LATER = re.compile(r"^(?=<think(?:ing)?>|◁think▷|\[THINK\])", re.MULTILINE 
 _WANTED = (
     r"(?:passages?|texts?|paragraphs?|answers?|responses?|abstracts?|excerpts?|(?:pseudo-?)?documents?|expansions?|quer(?:y|ies)"
     r"|questions?|requests?|descriptions?|summar(?:y|ies)|explanations?|terms|keywords|phrases|snippets?|entr(?:y|ies)"
-    r"|articles?|definitions?|versions?|attempt|docstrings?|documentation|overview|contents?|write-up|information)"
+    r"|articles?|definitions?|versions?|attempt|docstrings?|documentation|overview|contents?|write-up|information|JSON)"
 )
 _YES = (
     r"(?:(?:Sure(?: thing)?|Certainly|Of course|Absolutely|Definitely|Great(?: question)?|Good question|Okay|OK|Alright|All right"
     r"|Yes|No problem|Got it|Understood|Gladly|Happy to help|Thank you[^\n.!:]{0,60}|Thanks[^\n.!:]{0,60}|Hello|Hi)(?: there)?[!,.:;—–]+\s*)"
 )
 _HERE = (
-    r"(?:[Hh]ere(?:'s|’s| is| are|'re| you go| it is)|[Bb]elow (?:is|are)|[Tt]he following (?:is|are)|[Tt]his is|(?:I|We)(?:'ve|’ve| have|'ll|’ll| will)?"
+    r"(?:[Hh]ere(?:'s|’s| is| are|'re| you go| it is)|[Bb]elow (?:is|are)|[Tt]he following|[Tt]his is|(?:I|We)(?:'ve|’ve| have|'ll|’ll| will)?"
     r" (?:written|wrote|write|created?|generated?|prepared?|provided?|composed?|crafted?)|I(?:'d|’d| would) be (?:happy|glad) to|I can \w+"
     r"|[Ll]et me|[Aa]s requested|[Bb]ased on|[Ii]n response to|[Tt]o answer|[Ff]or (?:the|your))"
 )
@@ -94,7 +96,7 @@ _PREAMBLES = [
     re.compile(
         rf"^{_ZH_YES}?(?:以下|下面|这)(?:就)?(?:是|为)[^\n：:。]{{0,40}}(?:段落|文本|扩展|回答|答案|文档|摘要|短文|片段)[^\n：:。]{{0,20}}[：:][* ]*"
     ),
-    re.compile(r"^(?:Sure(?: thing)?|Certainly|Of course|Absolutely|Definitely|Got it|Understood|No problem)! (?=[A-Z])"),
+    re.compile(r"^(?:Sure(?: thing)?|Certainly|Of course|Absolutely|Definitely|Got it|Understood|No problem|Great question|Good question)! (?=[A-Z])"),
     re.compile(r"^(?:好的|当然(?:可以)?|没问题)[！!] ?"),
 ]  # fmt: skip
 
@@ -107,7 +109,7 @@ _LABELLED = (
     rf"(?:{_KIND_OF}(?:passage|expansion|answer|response|paragraph|abstract|excerpt|pseudo-?document)|(?:relevant|generated|hypothetical|sample"
     rf"|example) (?:document|text)|(?:expanded|rewritten|reformulated) query|expansion terms|assistant|(?:相关|生成的?|假设(?:性)?的?|示例|最终|查询)*"
     r"(?:段落|扩展|回答|答案|文档|摘要|文本|正文|片段)|扩展查询|pasaje|respuesta|réponse|abschnitt|antwort|passaggio|risposta|passagem|resposta|ответ|отрывок"
-    r"|回答文|答え|文章|답변|단락)"
+    r"|回答文|答え|文章|답변|단락|答)"
 )
 # A text may begin with these words, as in "Output: an array"; alone on their line they are labels.
 _HEADED = rf"(?:{_LABELLED}|{_KIND_OF}(?:text|output|result|content|document|summary|description|explanation|definition|docstring|documentation|entry|body)|内容|输出|结果|说明|描述)"
@@ -122,16 +124,19 @@ _LABELS = [
 
 # --- wrappers ---
 _FENCE = re.compile(r"^(```+|~~~+)[^\n`]{0,30}\n(.*?)(?:\n[ \t]*\1[`~]*|\Z)(?:\s*)\Z", re.DOTALL)
-_INLINE_FENCE = re.compile(r"^```([^`]*)```\Z")
+_INLINE_FENCE = re.compile(r"^```([^`\n]*)```\Z")
 _QUOTE = re.compile(r"^> ?(?!>)", re.MULTILINE)
 _RULE = re.compile(r"^(?:\s*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*\n)+|(?:\n[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*)+\Z")
 _ELEMENT = r"(answer|final_answer|passage|text|output|response|expansion|expanded_query|query_expansion|result|document|doc|solution|content|paragraph|abstract|p)"
-_TAGGED = re.compile(rf"^<{_ELEMENT}>(.*?)(?:</\1>|\Z)\s*\Z", re.DOTALL | re.IGNORECASE)
+_TAGGED = re.compile(
+    rf"^<{_ELEMENT}>(.*?)</\1>\s*\Z|^<(answer|final_answer|passage|expansion|response)>(.*)\Z",
+    re.DOTALL | re.IGNORECASE,
+)
 _TAGGED_LATER = re.compile(
     r"^.*?^<(answer|final_answer|passage|output|response|solution)>(.*?)</\1>\s*\Z", re.DOTALL | re.MULTILINE | re.IGNORECASE
 )  # fmt: skip
 _CLOSING_TAG = re.compile(rf"(?<=[.!?。！？\s])</{_ELEMENT}>\s*\Z", re.IGNORECASE)
-_QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»", "‹": "›", "「": "」", "『": "』", "`": "`", "**": "**", '"""': '"""', "'''": "'''"}  # fmt: skip
+_QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»", "‹": "›", "「": "」", "『": "』", "`": "`", "**": "**", "*": "*", '"""': '"""', "'''": "'''"}  # fmt: skip
 _KEYS = (
     "passage", "passages", "text", "answer", "final_answer", "expansion", "expansions", "content", "output", "response", "document",
     "expanded_query", "query_expansion", "result", "abstract", "paragraph", "pseudo_document", "hypothetical_document", "excerpt",
@@ -162,7 +167,10 @@ _NOTE = (
     r"|[*_(（\[]*(?:注意|注|说明|备注|提示)[*_]*[:：][^\n]{0,200}?(?:以上|上述|本段|该段|此段|这段|本回答|我|您|你|字数|查询)"
     r"|[(（]?以上(?:内容|段落|文本|回答|信息|是|为|仅供)|(?:这|该|本)段(?:落|文字)?(?:使用|包含|符合|回答|涵盖))"
 )
-_BEHIND = re.compile(rf"\n[#>*_\s-]*(?:{_OFFER}|{_NOTE}).*\Z|(?<=[.!?。！？”\"])[ \t]+{_OFFER}[^\n]*\Z|(?<=[。！？]){_OFFER}[^\n]*\Z", re.DOTALL)
+_BEHIND = re.compile(
+    rf"\n[#>*_\s-]*(?:{_OFFER}|{_NOTE}).*\Z|(?<=[.!?。！？”\"])[ \t]+{_OFFER}[^\n]*\Z|(?<=[。！？]){_OFFER}[^\n]*\Z",
+    re.DOTALL,
+)
 _LONGEST_BEHIND = 800  # characters; what is longer is text
 
 # --- an invented next exemplar, or another answer ---
@@ -187,10 +195,10 @@ def without_reasoning(text: str) -> str:
         'Yeast makes dough rise.'
     """
     rest = text.strip()
+    if closed := _CLOSED.match(rest):
+        rest = rest[closed.end() :].strip()
     while (after := _after_thought(rest)) is not None:
         rest = after.strip()
-    if closed := _CLOSED.match(rest):
-        rest = rest[closed.end() :]
     if later := next((match for match in _LATER.finditer(rest) if match.start()), None):
         before, behind = rest[: later.start()], _after_thought(rest[later.start() :]) or ""
         rest = f"{before.rstrip()}\n{behind.lstrip()}"
@@ -276,14 +284,15 @@ def _unfenced(text: str) -> str:
         return match[1]
     if (match := _FENCE.match(text)) and not re.search(rf"^{re.escape(match[1])}", match[2], re.MULTILINE):
         return match[2]
-    if all(_QUOTE.match(line) for line in text.splitlines() if line.strip()):
+    if re.match(r"> ?[^\sa-z>]", text) and all(_QUOTE.match(line) for line in text.splitlines() if line.strip()):
         return _QUOTE.sub("", text)
     return _RULE.sub("", text)
 
 
 def _untagged(text: str) -> str:
     if match := _TAGGED.match(text) or _TAGGED_LATER.match(text):
-        return match[2] if f"<{match[1]}>" not in match[2] else text
+        *_, tag, inside = (group for group in match.groups() if group is not None)
+        return inside if f"<{tag}>" not in inside else text
     return _CLOSING_TAG.sub("", text)
 
 
