@@ -11,7 +11,8 @@ from typing import Any
 
 from qedistill.errors import UserError
 from qedistill.generation.checks import examine
-from qedistill.generation.client import BROKEN_OFF, TEACHER, Client, NoAnswer, Refused, Rejected
+from qedistill.generation.client import TEACHER, Client, NoAnswer, Refused, Rejected
+from qedistill.generation.endings import ending
 from qedistill.generation.ledger import Call, Claim, Ledger
 from qedistill.generation.replies import complaint, words_of
 from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens_of, usage_of
@@ -347,7 +348,7 @@ class _Asking:
                 said = words_of(body) or f"not a chat completion: {json.dumps(body)[:80]}"
                 raise Rejected(said, complaint(body) or "rejected")
             choice = (body["choices"] or [{}])[0]
-            message, ended = choice.get("message") or {}, choice.get("finish_reason")
+            message, reason = choice.get("message") or {}, choice.get("finish_reason")
             content = _text(message.get("content"))
             reasoning = message.get("reasoning_content") or message.get("reasoning")
             written = content + (reasoning if isinstance(reasoning, str) else "")
@@ -356,18 +357,17 @@ class _Asking:
             raise ValueError(words_of(body) or f"not a chat completion: {error!r}") from None
         if overruled:
             self.outcome.told.add("counts of tokens overruled: not to be believed", request.query_id)
-        if str(ended) in BROKEN_OFF:
+        ended = ending(reason)
+        if ended == "broken":
             self._break_off(request, Answer("", raw=content, usage=usage))
-            raise ValueError(f"the server broke the answer off: {ended}")
+            raise ValueError(f"the server broke the answer off: {reason}")
         if not body.get("choices"):
             told = usage if body.get("usage") else Usage()  # nothing was written: no estimate
             return Answer("", raw=words_of(body), usage=told), "blocked" if complaint(body) == "blocked" else "empty"
-        text, cleaned, problem = examine(
-            content, request.query, self.language, ended == "length", self.teacher.max_words
-        )
-        if ended == "content_filter" or (message.get("refusal") and not content):
+        text, cleaned, problem = examine(content, request.query, self.language, ended == "cut", self.teacher.max_words)
+        if ended == "refusal" or (message.get("refusal") and not content):
             problem = "refusal"
-        elif problem == "empty" and reasoning:
+        elif not text and problem in ("empty", "cut") and reasoning:
             problem = "thinking"
         return Answer(text, cleaned, content, usage, seconds), problem
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BROKEN_OFF = {"insufficient_system_resource", "error", "abort"}  # finish reasons of DeepSeek, OpenRouter, vLLM
 _RETRIED = {408, 409, 425, 429}  # and every 5xx; any other 4xx is given up at once
 _OF_ALL = {401, 402, 403, 404, 405}  # what the next request would be told as well
 _LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more

@@ -8,7 +8,8 @@ from typing import Any
 
 from qedistill.chat import encode
 from qedistill.errors import UserError
-from qedistill.generation.client import BROKEN_OFF, Client, Names, NoAnswer
+from qedistill.generation.client import Client, Names, NoAnswer
+from qedistill.generation.endings import ending
 from qedistill.generation.replies import words_of
 from qedistill.params import Api, Generation
 from qedistill.progress import calls_bar
@@ -238,6 +239,6 @@ def _samples(body: Any, count: int) -> list[list[int]]:
         raise ValueError(words_of(body) or f"not a completion: {error!r}") from None
     if len(tokens) != count:
         raise ValueError(f"{len(tokens)} samples instead of {count}")
-    if broken := {choice.get("finish_reason") for choice in choices} & BROKEN_OFF:
-        raise ValueError(f"the server broke the answer off: {', '.join(broken)}")
+    if broken := {str(reason) for choice in choices if ending(reason := choice.get("finish_reason")) == "broken"}:
+        raise ValueError(f"the server broke the answer off: {', '.join(sorted(broken))}")
     return tokens
