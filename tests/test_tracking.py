@@ -341,40 +341,6 @@ def test_what_mlflow_does_not_take_is_told_once_and_the_rest_is_logged(root, par
     assert {run.info.status for run in (parent, dpo)} == {"FINISHED"}
 
 
-def test_server_named_by_the_environment_wins(root, params, monkeypatch, tmp_path, capsys):
-    import mlflow.server
-    from werkzeug.serving import make_server
-
-    monkeypatch.setenv(mlflow.server.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{tmp_path}/served.db")
-    monkeypatch.setenv(mlflow.server.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
-    monkeypatch.setenv(mlflow.server.SERVE_ARTIFACTS_ENV_VAR, "true")
-    monkeypatch.setenv(mlflow.server.ARTIFACTS_DESTINATION_ENV_VAR, (tmp_path / "served").as_uri())
-    (tmp_path / "served.db").write_bytes((root / "mlflow.db").read_bytes())
-    before = (root / "mlflow.db").read_bytes()
-    server = make_server("127.0.0.1", 0, mlflow.server.app, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:{SECRET}@127.0.0.1:{server.server_port}")
-        Path("figure.json").write_text("{}")
-        student(root)
-        with tracking.stage_run("dpo", params) as run:
-            run.metrics({"loss": 0.5})
-            run.artifact("figure.json")
-            run.experiment.table([{"query_id": "q1", "dpo": 0.5}], "queries")
-            run.model("students", Path("models/dpo"), "# Card", {"loss": 0.5})
-        assert not any(capsys.readouterr())
-        _, (dpo,), client = runs(root, os.environ["MLFLOW_TRACKING_URI"])
-        assert dpo.data.metrics == {"dpo/loss": 0.5, "loss": 0.5}
-        (version,) = client.search_model_versions("name = 'students'")
-        assert (version.description, version.status) == ("# Card", "READY")
-    finally:
-        server.shutdown()
-    for name in ("figure.json", "queries.json", "adapter_model.safetensors"):
-        assert len(list((tmp_path / "served").glob(f"**/{name}"))) == 1
-    assert (root / "mlflow.db").read_bytes() == before
-    assert SECRET.encode() not in (tmp_path / "served.db").read_bytes()
-
-
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["mlflow.tracking", "qedistill.tracking"])  # seconds, once
 
@@ -394,6 +360,7 @@ def started(folder: Path, stage: str, seconds: float = 0.0, wait: bool = True):
     """A stage under way."""
     begun = FORKS.Event()
     process = FORKS.Process(target=a_stage, args=(folder, stage, begun, seconds))
+    process.begun = begun  # else it may be gone before the process has it
     process.start()
     if wait:
         assert begun.wait(60)
@@ -595,7 +562,7 @@ def test_registered_students_survive_what_users_delete(root, params, capsys):
     register("1")
     register("2")
     _, _, client = runs(root)
-    first, second = sorted(client.search_model_versions(), key=lambda version: int(version.version))
+    _, second = sorted(client.search_model_versions(), key=lambda version: int(version.version))
     client.delete_model_version("it's students", second.version)
     register("2")
     (alias,) = client.get_registered_model("it's students").aliases
@@ -667,7 +634,7 @@ def test_the_store_is_not_blamed_for_what_it_did_not_do(root, params, capsys):
     with tracking.stage_run("dpo", params):
         pass
     err = capsys.readouterr().err
-    assert "dvc.lock:2: not YAML" in err and "conflict marks" in err and "mlflow.db" not in err
+    assert "dvc.lock:3: not YAML" in err and "conflict marks" in err and "mlflow.db" not in err
     assert runs(root)[1][1].info.status == "FINISHED"
 
 
@@ -695,7 +662,7 @@ def test_no_credentials_of_an_address_among_params(root, params):
 
 def test_what_the_system_refuses_in_a_stage_is_told_in_a_sentence(root, params):
     with pytest.raises(UserError) as caught, tracking.stage_run("dpo", params):
-        Path("/dev/full").open("w").write("x" * 100_000)
+        Path("/dev/full").write_text("full")
     assert caught.value.message == "No space left on device"
     with pytest.raises(UserError) as caught, tracking.stage_run("dpo", params):
         Path("stages/none.py").read_text()
@@ -718,3 +685,38 @@ def test_an_ascii_terminal_shows_escapes(root, params, monkeypatch):
         print("鸟 \U0001f426")
     sys.stdout.flush()
     assert sys.stdout.buffer.getvalue() == b"\\u9e1f \\U0001f426\n"
+
+
+# Last: MLflow's server leaves its address with the process.
+def test_server_named_by_the_environment_wins(root, params, monkeypatch, tmp_path, capsys):
+    import mlflow.server
+    from werkzeug.serving import make_server
+
+    monkeypatch.setenv(mlflow.server.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{tmp_path}/served.db")
+    monkeypatch.setenv(mlflow.server.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
+    monkeypatch.setenv(mlflow.server.SERVE_ARTIFACTS_ENV_VAR, "true")
+    monkeypatch.setenv(mlflow.server.ARTIFACTS_DESTINATION_ENV_VAR, (tmp_path / "served").as_uri())
+    (tmp_path / "served.db").write_bytes((root / "mlflow.db").read_bytes())
+    before = (root / "mlflow.db").read_bytes()
+    server = make_server("127.0.0.1", 0, mlflow.server.app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:{SECRET}@127.0.0.1:{server.server_port}")
+        Path("figure.json").write_text("{}")
+        student(root)
+        with tracking.stage_run("dpo", params) as run:
+            run.metrics({"loss": 0.5})
+            run.artifact("figure.json")
+            run.experiment.table([{"query_id": "q1", "dpo": 0.5}], "queries")
+            run.model("students", Path("models/dpo"), "# Card", {"loss": 0.5})
+        assert not any(capsys.readouterr())
+        _, (dpo,), client = runs(root, os.environ["MLFLOW_TRACKING_URI"])
+        assert dpo.data.metrics == {"dpo/loss": 0.5, "loss": 0.5}
+        (version,) = client.search_model_versions("name = 'students'")
+        assert (version.description, version.status) == ("# Card", "READY")
+    finally:
+        server.shutdown()
+    for name in ("figure.json", "queries.json", "adapter_model.safetensors"):
+        assert len(list((tmp_path / "served").glob(f"**/{name}"))) == 1
+    assert (root / "mlflow.db").read_bytes() == before
+    assert SECRET.encode() not in (tmp_path / "served.db").read_bytes()
