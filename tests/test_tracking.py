@@ -1,13 +1,21 @@
+import datetime
+import io
+import multiprocessing
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
+import sys
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
-from qedistill import registry, tracking
+from qedistill import registry, store, tracking
 from qedistill.errors import UserError
 from qedistill.layout import repository_root
 from qedistill.params import Params, load_params
@@ -294,27 +302,392 @@ def test_outside_git(root, params, monkeypatch):
     assert runs(root)[0][0].info.run_name == f"pyapi dpo.beta={BETA} (no git)"
 
 
-def test_unreachable_server_is_told_at_once_and_without_its_password(root, params, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:{SECRET}@127.0.0.1:9?token={SECRET}")
-    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as caught, tracking.stage_run("dpo", params):
-        pytest.fail("the stage must not start")
-    assert SECRET not in caught.value.message
-    assert "127.0.0.1:9" in caught.value.message
-    assert "\n" not in caught.value.message
-    assert SECRET not in "".join(capsys.readouterr())
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (f"http://someone:{SECRET}@127.0.0.1:9?token={SECRET}", "127.0.0.1"),
+        (f"http://some/one:{SECRET}@127.0.0.1:9", "127.0.0.1"),
+        (f"postgresql://someone:{SECRET}@127.0.0.1:9/mlflow", "psycopg"),
+        (f"mysql+nothing://someone:{SECRET}@127.0.0.1/mlflow", "mysql.nothing"),
+        ("sqlite:////dev/null/mlflow.db", "/dev/null"),
+        ("file:///tmp/mlruns", "file"),
+        ("nonsense://", "nonsense"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_told_and_the_stage_goes_on(root, params, monkeypatch, capsys, uri, said):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with tracking.stage_run("dpo", params) as run:
+        assert run.experiment_name.startswith("pyapi")
+        run.curve([{"step": 1, "loss": 0.5}])
+        run.experiment.metrics({"figure": 1})
+        run.data()
+        run.model("students", Path("models/dpo"), "# Card", {})
+    out, err = capsys.readouterr()
+    assert err.startswith("Warning: MLflow lacks all of dpo: ") and err.count("\n") == 1 and not out
+    assert said in err and SECRET not in err
 
 
-def test_store_lost_midway_does_not_fail_the_stage(root, params, capsys):
+def test_what_mlflow_does_not_take_is_told_once_and_the_rest_is_logged(root, params, capsys):
     with tracking.stage_run("dpo", params) as run:
         run.metrics({"kept": 1})
-        run.artifact("missing.json")
+        for _ in range(2):
+            run.artifact("missing.json")
         run.metrics({"late": 2})
     warning = capsys.readouterr().err
     assert warning.count("Warning") == 1
     assert "missing.json" in warning
-    assert runs(root)[1][0].data.metrics == {"dpo/kept": 1}
+    (parent,), (dpo,), _ = runs(root)
+    assert dpo.data.metrics == {"dpo/kept": 1, "dpo/late": 2}
+    assert {run.info.status for run in (parent, dpo)} == {"FINISHED"}
 
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["mlflow.tracking", "qedistill.tracking"])  # seconds, once
+
+
+def a_stage(folder: Path, stage: str, begun=None, seconds: float = 0.0) -> None:
+    """A stage in a process of its own."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.chdir(folder)
+    with tracking.stage_run(stage, with_beta(BETA)) as run:
+        run.metrics({"figure": 1})
+        if begun is not None:
+            begun.set()
+        time.sleep(seconds)
+
+
+def started(folder: Path, stage: str, seconds: float = 0.0, wait: bool = True):
+    """A stage under way."""
+    begun = FORKS.Event()
+    process = FORKS.Process(target=a_stage, args=(folder, stage, begun, seconds))
+    process.begun = begun  # else it may be gone before the process has it
+    process.start()
+    if wait:
+        assert begun.wait(60)
+    return process
+
+
+def ended(*processes) -> list[int | None]:
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
+def statuses(root: Path) -> dict[str, str]:
+    parents, nested, _ = runs(root)
+    return {run.info.run_name.partition(" ")[0]: run.info.status for run in (*parents, *nested)}
+
+
+def test_several_processes_open_a_store_that_is_not_there(root, capfd):
+    (root / "mlflow.db").unlink()
+    assert ended(*[started(root, f"expand@{n}", wait=False) for n in range(3)]) == [0, 0, 0]
+    assert "Warning" not in capfd.readouterr().err
+    _, nested, _ = runs(root)
+    assert sorted(run.info.run_name for run in nested) == ["expand@0", "expand@1", "expand@2"]
+    assert {run.info.status for run in nested} == {"FINISHED"}
+    assert {path.name for path in root.glob("*mlflow*")} == {"mlflow.db", "mlflow.db-lock"}
+
+
+def test_killed_at_any_moment_the_next_stage_goes_on_and_nothing_runs_for_ever(root, capfd):
+    (root / "mlflow.db").unlink()
+    for moment in (0.3, 0.8, 1.3, 1.8, 2.3, 0.2, 0.4, 0.6):  # making a store takes two seconds, opening it half of one
+        process = started(root, "sft", seconds=60, wait=False)
+        time.sleep(moment)
+        process.kill()
+        assert ended(process) == [-signal.SIGKILL]
+    assert ended(started(root, "dpo")) == [0]
+    assert "Warning" not in capfd.readouterr().err
+    parents, nested, _ = runs(root)
+    assert {run.info.status for run in nested if run.info.run_name == "sft"} <= {"KILLED"}
+    assert {run.info.status for run in (*parents, *nested) if run.info.run_name != "sft"} == {"FINISHED"}
+    assert {path.name for path in root.iterdir()} <= {
+        ".git", "stages", "profiles", "mlartifacts", "mlflow.db", "mlflow.db-lock"
+    }  # fmt: skip
+
+
+def test_runs_are_closed_when_their_process_has_gone_and_not_before(root, monkeypatch, params):
+    dead, alive = started(root, "sft", seconds=60), started(root, "feedback", seconds=60)
+    dead.kill()
+    ended(dead)
+    monkeypatch.setenv("DVC_EXP_NAME", "another")
+    with tracking.stage_run("dpo", params):
+        pass
+    assert statuses(root) == {
+        "pyapi": "RUNNING", "sft": "KILLED", "feedback": "RUNNING", "another": "FINISHED", "dpo": "FINISHED"
+    }  # fmt: skip
+    alive.terminate()  # SIGTERM
+    assert ended(alive) == [128 + signal.SIGTERM]
+    assert statuses(root) == {
+        "pyapi": "KILLED", "sft": "KILLED", "feedback": "KILLED", "another": "FINISHED", "dpo": "FINISHED"
+    }  # fmt: skip
+
+
+def cut_off(root: Path, template: bytes) -> None:
+    (root / "mlflow.db").write_bytes(template)
+    with closing(sqlite3.connect(root / "mlflow.db")) as db:
+        db.executescript(
+            "DELETE FROM experiments; DROP TABLE webhooks; UPDATE alembic_version SET version_num = '451aebb31d03'"
+        )
+    os.utime(root / "mlflow.db", (0, 0))
+
+
+@pytest.mark.parametrize("state", ["cut off", "begun", "empty", "journal of a lost one"])
+def test_a_store_whose_making_was_cut_off_is_set_aside_and_made_again(root, params, capsys, template, state):
+    path = root / "mlflow.db"
+    if state == "cut off":
+        cut_off(root, template)
+    elif state == "begun":
+        path.unlink()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+        os.utime(path, (0, 0))
+    elif state == "empty":
+        path.write_bytes(b"")
+        os.utime(path, (0, 0))
+    else:
+        path.rename(root / "mlflow.db-journal")
+    before = next(root.glob("mlflow.db*")).read_bytes()
+    with tracking.stage_run("dpo", params) as run:
+        run.metrics({"loss": 0.5})
+    err = capsys.readouterr().err
+    assert "Warning" not in err and ("mlflow.db-unfinished" in err) == (state != "journal of a lost one")
+    assert runs(root)[1][0].data.metrics == {"dpo/loss": 0.5}
+    (aside,) = root.glob("mlflow.db-unfinished*")
+    assert aside.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE alembic_version SET version_num = '451aebb31d03'", "mlflow db upgrade 'sqlite+pysqlite:///"),
+        ("DELETE FROM alembic_version", "mlflow db upgrade"),
+        ("UPDATE alembic_version SET version_num = 'abcdefabcdef'", "a newer MLflow"),
+        (None, "file is not a database"),
+    ],
+)
+def test_a_store_of_another_version_or_a_damaged_one_is_told_and_left(root, params, capsys, change, said):
+    path = root / "mlflow.db"
+    if change:
+        with closing(sqlite3.connect(path)) as db:
+            db.executescript(change)
+    else:
+        path.write_bytes(b"<<<<<<< HEAD\n" * 1000)
+    before = path.read_bytes()
+    with tracking.stage_run("dpo", params) as run:
+        run.metrics({"loss": 0.5})
+    err = capsys.readouterr().err
+    assert err.count("Warning") == 1 and said in err and str(path) in err
+    assert path.read_bytes() == before
+
+
+def test_a_lock_of_another_process_is_waited_for(root, params, capsys):
+    db = sqlite3.connect(root / "mlflow.db", check_same_thread=False, isolation_level=None)
+    with closing(db):
+        db.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(6, db.execute, ("ROLLBACK",))  # longer than SQLite's default
+        timer.start()
+        with tracking.stage_run("dpo", params) as run:
+            run.metrics({"loss": 0.5})
+        timer.join()
+    assert not capsys.readouterr().err
+    assert runs(root)[1][0].data.metrics == {"dpo/loss": 0.5}
+
+
+def test_a_lock_without_end_is_told(root, params, capsys, monkeypatch):
+    monkeypatch.setattr("qedistill.store.WAIT", 0.2)
+    with closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        with tracking.stage_run("dpo", params) as run:
+            run.metrics({"loss": 0.5})
+    assert capsys.readouterr().err.endswith("mlflow.db: database is locked\n")
+
+
+def test_what_users_do_in_the_ui(root, params, capsys):
+    def stage(name: str = "dpo"):
+        with tracking.stage_run(name, params) as run:
+            run.metrics({"loss": 0.5})
+        parents, nested, client = runs(root)
+        return parents, nested, client, capsys.readouterr().err
+
+    parents, nested, client, _ = stage()
+    experiment_id = parents[0].info.experiment_id
+    client.delete_run(parents[0].info.run_id)
+    parents, nested, _, err = stage()
+    assert len(parents) == 1 and nested[-1].data.tags["mlflow.parentRunId"] == parents[0].info.run_id and not err
+    client.rename_experiment(experiment_id, "old")
+    parents, nested, _, err = stage()
+    assert [run.info.run_name for run in nested] == ["dpo"] and not err
+
+    client.delete_experiment(parents[0].info.experiment_id)
+    *_, err = stage()
+    assert err == "MLflow's experiment 'qedistill' was deleted: 'qedistill (2)' is used until you restore it\n"
+    *_, err = stage()
+    second = client.get_experiment_by_name("qedistill (2)").experiment_id
+    assert not err and len(client.search_runs([second], "tags.mlflow.parentRunId != ''")) == 2
+    client.restore_experiment(parents[0].info.experiment_id)
+    client.restore_run(parents[0].info.run_id)
+    parents, nested, _, err = stage("sft")
+    assert nested[-1].info.run_name == "sft" and not err
+
+    # While a stage runs.
+    with tracking.stage_run("dpo", params) as run:
+        client.delete_run(run.run_id)
+        run.metrics({"loss": 0.5})
+        run.experiment.metrics({"headline": 0.7})
+        shutil.rmtree(root / "mlartifacts", ignore_errors=True)
+        run.experiment.artifact("stages/dpo.py")
+    err = capsys.readouterr().err
+    assert err.count("Warning") == 1 and "deleted" in err
+    parents, *_ = runs(root)
+    assert parents[-1].data.metrics == {"headline": 0.7} and parents[-1].info.status == "FINISHED"
+    assert len(list(root.glob("mlartifacts/**/dpo.py"))) == 1
+
+
+def test_an_experiment_made_in_the_ui_gets_artifacts(root, params, capsys):
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(f"sqlite:///{root}/mlflow.db").create_experiment("qedistill", "mlflow-artifacts:/1")
+    with tracking.stage_run("dpo", params) as run:
+        run.artifact("stages/dpo.py")
+    assert not capsys.readouterr().err
+    assert len(list(root.glob("mlartifacts/1/**/dpo.py"))) == 1
+
+
+def test_registered_students_survive_what_users_delete(root, params, capsys):
+    def register(digest: str) -> None:
+        student(root, digest * 32)
+        with tracking.stage_run("summary", params) as run:
+            run.model("it's students", Path("models/dpo"), "# Card", {"nDCG@10": 0.5})
+
+    register("1")
+    register("2")
+    _, _, client = runs(root)
+    _, second = sorted(client.search_model_versions(), key=lambda version: int(version.version))
+    client.delete_model_version("it's students", second.version)
+    register("2")
+    (alias,) = client.get_registered_model("it's students").aliases
+    client.delete_registered_model_alias("it's students", alias)
+    register("2")
+    assert [v.tags["dvc.md5"][0] for v in client.search_model_versions()] == ["2", "1"]
+    client.rename_registered_model("it's students", "kept")
+    register("1")
+    assert {model.name for model in client.search_registered_models()} == {"it's students", "kept"}
+    client.delete_registered_model("it's students")
+    register("1")
+    assert list(client.get_registered_model("it's students").aliases) == [alias]
+    assert not capsys.readouterr().err
+
+
+def test_artifacts_of_a_moved_project_are_found_and_written_there(root, params, monkeypatch, tmp_path, capsys):
+    student(root)
+    for name in ("summary", "dpo"):
+        with tracking.stage_run(name, params) as run:
+            run.artifact("stages/dpo.py")
+            run.model("students", Path("models/dpo"), "# Card", {})
+        if name == "summary":
+            shutil.copytree(root, tmp_path / "moved 100%")
+            before = sorted(root.glob("mlartifacts/**/*"))
+            monkeypatch.chdir(tmp_path / "moved 100%")
+            capsys.readouterr()
+    assert capsys.readouterr().err == f"mlflow.db: the project was at {root}; artifacts are looked for here now\n"
+    assert sorted(root.glob("mlartifacts/**/*")) == before
+    client = store.connect(store.address(Path.cwd()), Path.cwd())[0]
+    found = client.search_runs(["1"], "tags.mlflow.parentRunId != ''")
+    assert [[file.path for file in client.list_artifacts(run.info.run_id)] for run in found] == [["dpo.py"]] * 2
+    (version,) = client.search_model_versions()
+    assert client.get_logged_model(version.source.removeprefix("models:/")).artifact_location.startswith(
+        Path.cwd().as_uri()
+    )
+    assert not (tmp_path / "moved 100%25").exists() and not (tmp_path / "moved 100%2525").exists()
+
+
+@pytest.mark.parametrize("name", ["per%20cent", "que?stion", "ha#sh", 'it\'s "q" [ab]; x&y=z@w', "鸟 ~"])
+def test_a_project_folder_of_any_name(root, params, monkeypatch, tmp_path, capsys, name):
+    folder = tmp_path / "place" / name
+    shutil.copytree(root, folder)
+    monkeypatch.chdir(folder)
+    student(folder)
+    with tracking.stage_run("summary", params) as run:
+        run.artifact("stages/dpo.py")
+        run.model("students", Path("models/dpo"), "# Card", {})
+    assert not capsys.readouterr().err
+    assert (run.experiment_name or "").startswith("pyapi")
+    client = store.connect(store.address(folder), folder)[0]
+    assert [file.path for file in client.list_artifacts(run.run_id)] == ["dpo.py"]
+    assert len(list((folder / "mlartifacts").rglob("adapter_model.safetensors"))) == 1
+    assert os.listdir(tmp_path / "place") == [name]
+
+
+def test_the_store_is_not_blamed_for_what_it_did_not_do(root, params, capsys):
+    Path("profiles/.#own.yaml").symlink_to("someone@host.123:456")
+    Path("profiles/~own.yaml").write_bytes(b"\xff\xfe")
+    Path("profiles/mine.yaml").mkdir()
+    Path("profiles/list.yaml").write_text("- a\n")
+    Path("profiles/torn.yaml").write_text("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other\n")
+    Path("profiles/gone.yaml").symlink_to("nowhere.yaml")
+    with tracking.stage_run("dpo", params):
+        pass
+    assert not capsys.readouterr().err
+    assert runs(root)[0][0].data.tags["profile"] == "pyapi"
+
+    Path("dvc.lock").write_text("schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\nstages: 1\n>>>>>>> other\n")
+    with tracking.stage_run("dpo", params):
+        pass
+    err = capsys.readouterr().err
+    assert "dvc.lock:3: not YAML" in err and "conflict marks" in err and "mlflow.db" not in err
+    assert runs(root)[1][1].info.status == "FINISHED"
+
+
+def test_any_body_of_an_api_is_logged(root, params):
+    body = {"when": datetime.date(2026, 1, 1), "odd[key]": float("inf"), 1: {"a": [None]}, "b": "x" * 9000}
+    api = params.teacher.api.model_copy(update={"extra_body": body})
+    odd = params.model_copy(update={"teacher": params.teacher.model_copy(update={"api": api})})
+    with tracking.stage_run("dpo", odd):
+        pass
+    (parent,), (dpo,), _ = runs(root)
+    assert parent.data.params["teacher.api.extra_body.when"] == "2026-01-01"
+    assert parent.data.params["teacher.api.extra_body.odd_key_"] in ("inf", "None")
+    assert {run.info.status for run in (parent, dpo)} == {"FINISHED"}
+
+
+def test_no_credentials_of_an_address_among_params(root, params):
+    git("remote", "add", "origin", f"https://someone:{SECRET}@git.example/a.git")
+    where = f"https://someone:{SECRET}@host.example/a?key={SECRET}"
+    odd = params.model_copy(update={"collection": params.collection.model_copy(update={"path": where})})
+    with tracking.stage_run("dpo", odd):
+        pass
+    assert runs(root)[0][0].data.params["collection.path"] == "https://host.example/a"
+    assert SECRET.encode() not in (root / "mlflow.db").read_bytes()
+
+
+def test_what_the_system_refuses_in_a_stage_is_told_in_a_sentence(root, params):
+    with pytest.raises(UserError) as caught, tracking.stage_run("dpo", params):
+        Path("/dev/full").write_text("full")
+    assert caught.value.message == "No space left on device"
+    with pytest.raises(UserError) as caught, tracking.stage_run("dpo", params):
+        Path("stages/none.py").read_text()
+    assert caught.value.message == "stages/none.py: No such file or directory"
+    with pytest.raises(OSError, match="a library's own"), tracking.stage_run("dpo", params):
+        raise OSError("a library's own")
+    assert {run.info.status for run in runs(root)[1]} == {"FAILED"}
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit])
+def test_being_stopped_is_no_failure(root, params, how):
+    with pytest.raises(how), tracking.stage_run("dpo", params):
+        raise how
+    assert set(statuses(root).values()) == {"KILLED"}
+
+
+def test_an_ascii_terminal_shows_escapes(root, params, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with tracking.stage_run("dpo", params):
+        print("鸟 \U0001f426")
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue() == b"\\u9e1f \\U0001f426\n"
+
+
+# Last: MLflow's server leaves its address with the process.
 def test_server_named_by_the_environment_wins(root, params, monkeypatch, tmp_path, capsys):
     import mlflow.server
     from werkzeug.serving import make_server

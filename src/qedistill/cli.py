@@ -7,17 +7,16 @@ from pathlib import Path
 import click
 
 from qedistill import layout, report
-from qedistill.errors import UserError
-from qedistill.layout import METRICS
+from qedistill.errors import UserError, show_all_letters
+from qedistill.layout import METRICS, PROFILES
 from qedistill.params import Params, load_params
 from qedistill.text import Queries, atomic, read_qrels, read_queries, read_yaml, write_jsonl
-
-PROFILES = Path("profiles")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Distil an LLM's query expansion into a small model. The pipeline itself runs by `dvc repro`."""
+    show_all_letters()
 
 
 @main.command()
@@ -29,7 +28,7 @@ def use(profile: str) -> None:
     """
     source = PROFILES / f"{profile}.yaml"
     if not source.exists():
-        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml"))) or "none here: run it in the project"
+        known = ", ".join(path.stem for path in layout.profiles()) or "none here: run it in the project"
         raise UserError(f"no profile {profile!r}; there are: {known}")
     load_params(source)
     with atomic("params.yaml") as target:

@@ -14,6 +14,7 @@ PAIRS = Path("data/pairs")  # <train, validation>.jsonl
 EXPANSIONS = Path("data/expansions")  # <model>.jsonl
 MODELS = Path("models")  # base; adapters sft, dpo
 CHECKPOINTS = Path("checkpoints")  # what a killed training goes on from; no DVC output
+PROFILES = Path("profiles")
 RUNS = Path("runs")  # <part>/<system>.trec
 METRICS = Path("metrics")
 PLOTS = Path("plots")
@@ -45,6 +46,11 @@ def repository_root(folder: Path) -> Path:
     """
     head, mark, _ = folder.as_posix().partition("/.dvc/tmp/exps/")
     return Path(head) if mark else folder
+
+
+def profiles() -> list[Path]:
+    """The project's profiles, in alphabetical order; not what editors put beside them (`.#own.yaml`, `~own.yaml`)."""
+    return sorted(path for path in PROFILES.glob("*.yaml") if path.name[0].isalnum() and path.is_file())
 
 
 def ledger() -> Path:

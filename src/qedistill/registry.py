@@ -4,7 +4,7 @@ import re
 import shutil
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,13 +34,26 @@ def register(
         figures: metric → value.
     """
     run = client.get_run(run_id)
-    if not any(found.name == name for found in client.search_registered_models(f"name = '{name}'")):
-        client.create_registered_model(name, description="Students of query expansion; an alias names an experiment.")
-    known = client.search_model_versions(f"name = '{name}'")
+    _ensure(client, name)
+    quote = '"' if "'" in name else "'"
+    known = client.search_model_versions(f"name = {quote}{name}{quote}")
     version = next((found for found in known if digest and found.tags.get(HASH_TAG) == digest), None)
     if version is None:
         version = _create(client, run.info, stage_id, name, folder, digest, card, figures)
     client.set_registered_model_alias(name, alias(run.info.run_name), version.version)
+
+
+def _ensure(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):
+        client.get_registered_model(name)
+        return
+    try:
+        client.create_registered_model(name, description="Students of query expansion; an alias names an experiment.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another worker of DVC's queue may have been faster
+            raise
 
 
 def alias(run_name: str) -> str:

@@ -11,7 +11,6 @@ what they cost is. Several processes of one machine may use a file at the same t
 
 import json
 import os
-import socket
 import sqlite3
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Self
 
 from qedistill.errors import UserError
 from qedistill.generation.request import Answer, Request, Usage
+from qedistill.process import identity, lives
 
 APPLICATION = 0x51454C31  # "QEL1" in the file's header: nobody else's database is taken for a ledger
 VERSION = 1
@@ -102,7 +102,7 @@ class Ledger:
         if not self.path.exists():
             _create(self.path)
         self._db = _open(self.path)
-        self._me = _identity(os.getpid())
+        self._me = identity()
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +145,7 @@ class Ledger:
             if self._db.execute("SELECT 1 FROM answers WHERE key = ?", (key,)).fetchone():
                 return Claim.ANSWERED
             held = self._db.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
-            if held and held[0] != self._me and _lives(held[0]):
+            if held and held[0] != self._me and lives(held[0]):
                 return Claim.TAKEN
             self._db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (key, self._me))
             return Claim.OURS
@@ -276,26 +276,6 @@ def _check(path: Path) -> None:
         (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
             raise sqlite3.DatabaseError(state)
-
-
-def _identity(process: int) -> str:
-    """Host, process and its time of start: an id that is not used again."""
-    import psutil
-
-    return f"{socket.gethostname()} {process} {psutil.Process(process).create_time():.0f}"
-
-
-def _lives(owner: str) -> bool:
-    import psutil
-
-    host, process, started = owner.split(" ")
-    if host != socket.gethostname():
-        return False
-    try:
-        # The kernel counts from the boot, whose time by the clock may be told a second apart.
-        return abs(psutil.Process(int(process)).create_time() - float(started)) < 3
-    except psutil.Error:
-        return False
 
 
 def _json(value: object) -> str:
