@@ -137,7 +137,7 @@ class Ledger:
     def asked_elsewhere(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys that other living processes have claimed."""
         claims = self._select("SELECT key, owner FROM claims", keys)
-        return {key for key, owner in claims if owner != self._me and _lives(owner)}
+        return {key for key, owner in claims if owner != self._me and lives(owner)}
 
     def claim(self, key: str) -> Claim:
         """Claim a request, unless it is answered or a living process has claimed it."""
