@@ -231,7 +231,8 @@ def _render(template: str, chat: Messages, marks: dict[str, str], asked: bool = 
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    found = render_jinja_template([chat], chat_template=template, add_generation_prompt=asked, **marks, **VARIABLES)
+    variables: dict[str, Any] = marks | VARIABLES
+    found = render_jinja_template([chat], chat_template=template, add_generation_prompt=asked, **variables)
     text = str(found[0][0])
     if len(text) > _LONGEST:
         raise _Faulty(f"it makes {len(text):,} characters of a few words")

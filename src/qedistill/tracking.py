@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
 from types import FrameType
@@ -77,8 +78,8 @@ class Run:
 
     def artifact(self, *paths: str | Path) -> None:
         """Log small files or folders."""
-        for path in map(str, paths):
-            self._log.attempt(lambda client, path=path: client.log_artifact(self.run_id, path))
+        for path in paths:
+            self._log.attempt(partial(_log_artifact, run_id=self.run_id, path=str(path)))
 
     def table(self, rows: list[dict[str, Any]], name: str) -> None:
         """Log rows as `name`.json, which the UI's evaluation view compares between runs."""
@@ -126,7 +127,7 @@ class StageRun(Run):
         if status == "FINISHED" and self._section != "summary":
             self._log.attempt(lambda client: _log_headline(client, self.experiment.run_id, self._section))
         for run in (self, self.experiment):
-            self._log.attempt(lambda client, run_id=run.run_id: client.set_terminated(run_id, status), last=True)
+            self._log.attempt(partial(_end, run_id=run.run_id, status=status), last=True)
 
 
 class _Log:
@@ -423,6 +424,14 @@ def _log_hashes(client: "MlflowClient", run_id: str, hashes: dict[str, str]) -> 
     ]
     if inputs:
         client.log_inputs(run_id, inputs)
+
+
+def _log_artifact(client: "MlflowClient", run_id: str, path: str) -> None:
+    client.log_artifact(run_id, path)
+
+
+def _end(client: "MlflowClient", run_id: str, status: str) -> None:
+    client.set_terminated(run_id, status)
 
 
 def _log_params(client: "MlflowClient", run_id: str, flat: dict[str, Any]) -> None:

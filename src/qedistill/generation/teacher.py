@@ -117,7 +117,7 @@ def teach(
         with Ledger(ledger) as opened:
             outcome = ask(wanted, teacher, params.collection.language, opened, others, told)
     _tolerate(outcome, wanted, teacher.tolerance, told)
-    records = [as_record(request, answer) for request in wanted if (answer := outcome.answers.get(request.key))]
+    records = [as_record(request, own) for request in wanted if (own := outcome.answers.get(request.key))]
     return records, _figures(records, len(wanted) - len(records), told) | _spent(outcome, params), outcome.asked
 
 

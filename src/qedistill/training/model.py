@@ -94,7 +94,7 @@ def settle_tokenizer(
     chat = settle(template, tokenizer.special_tokens_map, name)
     tokenizer.chat_template = chat.template
     end = end_of_turn(tokenizer, chat, name)
-    if tokenizer.added_tokens_decoder[tokenizer.convert_tokens_to_ids(end)].special:
+    if any(str(token) == end and token.special for token in tokenizer.added_tokens_decoder.values()):
         tokenizer.eos_token = end
     else:  # it would stand in every answer
         tokenizer.add_special_tokens({"eos_token": end})
@@ -201,9 +201,10 @@ def _load_weights(source: Path | str, name: str, **options: Any) -> "PreTrainedM
     try:
         if find_adapter_config_file(str(source)):
             raise UserError(f"{name} is an adapter: merge it into its base (PEFT's merge_and_unload), and name that")
-        weights, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
         )
+        weights, found = loaded
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - damaged files make readers raise what they like
@@ -213,7 +214,9 @@ def _load_weights(source: Path | str, name: str, **options: Any) -> "PreTrainedM
         ("mismatched_keys", "have in other sizes"),
         ("unexpected_keys", "have besides"),
     ):
-        if keys := sorted(str(key) for key in found[key]):
+        # Tensors besides its layers, such as another task's head, are nobody's harm.
+        names = (str(name) for name in found[key])
+        if keys := sorted(n for n in names if key != "unexpected_keys" or re.search(r"\.\d+\.", n)):
             raise UserError(
                 f"{name}: its weights do not fit its config.json, as they {problem} {len(keys)} tensors ({keys[0]}{', …' * (len(keys) > 1)}): "
                 "get its files again, all of one model"
@@ -243,7 +246,8 @@ def read_tokenizer(source: Path | str, name: str, **options: Any) -> "PreTrained
 
 def _require_fit(weights: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
     """Raise a UserError where a tokenizer has tokens that a model has no embedding for."""
-    rows, last = weights.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
+    embeddings: Any = weights.get_input_embeddings()
+    rows, last = embeddings.weight.shape[0], max(tokenizer.get_vocab().values())
     if last >= rows:
         raise UserError(
             f"{name}: its tokenizer has the token {last} ({tokenizer.convert_ids_to_tokens(last)}), its weights have "
