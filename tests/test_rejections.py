@@ -136,7 +136,7 @@ def test_beyond_the_tolerance_query_and_words_are_told(start: Start, path: Path)
         (error(429, "You exceeded …", code="insufficient_quota"), r"\(429\): You exceeded"),
         (error(200, "No auth credentials found", code=401), VARIABLE + r": .*\(401\): No auth"),
         (error(403, "Country not supported"), r"does not accept the key \(403\)"),
-        ({"status": 404, "body": {"detail": "Not Found"}}, "Not Found, not an API: is the path in teacher.api.base_url"),
+        ({"status": 404, "body": {"detail": "Not Found"}}, "Not Found: is the path in teacher.api.base_url right"),
         ({"status": 404, "body": "<html><title>404 Not Found</title>"}, "“404 Not Found”, not an API"),
         ({"body": "<!doctype html><title>a\x1b[31mpp</title>", "headers": {"Content-Type": "text/html"}}, "“app”, not an API"),
         ({"body": "\n<HTML><body>hello", "headers": {"Content-Type": "text/plain"}}, "with a web page, not an API"),

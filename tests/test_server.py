@@ -163,7 +163,10 @@ def test_another_base_is_told(models: Path, server: str, tmp_path: Path) -> None
         ("locked", r"generation.server .*generation.key_variable \(null: no key was sent\): .*Unauthorized"),
         ("old", r"generation.server answers without token_ids: take vLLM"),
         ("broken", r"leaves query q0 without an answer \(.*maximum context length is 8"),
-        ("nothing", r"generation.server \S+ cannot be asked \(.*404\): Not Found\): start vLLM there"),
+        (
+            "nothing",
+            r"generation.server \S+ cannot be asked \(.*404\): Not Found: is the path .*\?\): start vLLM there",
+        ),
     ],
 )
 def test_the_server_is_heard(models: Path, server: str, variant: str, said: str) -> None:

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qedistill.errors import UserError
-from qedistill.generation.replies import WebPage, complaint, read_body, status_in, words_of
+from qedistill.generation.replies import WebPage, complaint, is_web_page, read_body, status_in, words_of
 from qedistill.params import Api
 from qedistill.words import one_line
 
@@ -196,7 +196,9 @@ class Client:
         except WebPage as error:
             if self._understood:  # maintenance, a proxy's page: it may pass
                 raise
-            raise Refused(f"{self.api.base_url} answers with {self._redacted(str(error))}, {self._no_api()}") from None
+            raise Refused(
+                f"{self.api.base_url} answers with {self._redacted(str(error))}, not an API: {self._path()}"
+            ) from None
         if isinstance(told, dict) and told.get("error") and not told.get("choices"):
             raise _Failure(status_in(told), response.headers, told)
         return read(told, seconds)
@@ -247,16 +249,16 @@ class Client:
         if status in (401, 403) and error.about != "money":
             where = self.api.key_variable or f"{self.names.key_variable} (null: no key was sent)"
             return Refused(f"{where}: {self.api.base_url} does not accept the key ({status}): {said}")
-        if status in (404, 405) and "model" not in said.lower():
-            said += f", {self._no_api()}"
+        if status in (404, 405) and "model" not in said.lower() and not self._understood:
+            said += f"{', not an API' * is_web_page(str(error.body))}: {self._path()}"
         return Refused(f"{self.api.base_url} refused a request ({status}): {said}")
 
-    def _no_api(self) -> str:
+    def _path(self) -> str:
+        """The question that a reply which is no API's leads to."""
         name = self.names.base_url
-        right = (
+        return (
             f"is the path in {name} right?" if re.search(r"/v\d", self.api.base_url) else f"is /v1 missing in {name}?"
         )
-        return f"not an API: {right}"
 
     def said(self, error: BaseException | None) -> str:
         """An error in one line, in the server's words where it has any, without the key."""

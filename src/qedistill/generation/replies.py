@@ -55,7 +55,7 @@ def read_body(text: str, content_type: str) -> Any:
             return _assembled(text)
         return json.loads(text)
     except json.JSONDecodeError:
-        if content_type.startswith("text/plain"):  # as vLLM says that it has loaded an adapter
+        if not content_type or content_type.startswith("text/plain"):  # as vLLM says that it has loaded an adapter
             return text
         raise
     except (RecursionError, AttributeError, TypeError):
