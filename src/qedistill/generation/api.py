@@ -13,6 +13,7 @@ from qedistill.errors import UserError
 from qedistill.generation.checks import examine
 from qedistill.generation.client import TEACHER, Client, NoAnswer, Refused, words_of
 from qedistill.generation.endings import ending
+from qedistill.generation.languages import in_language
 from qedistill.generation.ledger import Claim, Ledger
 from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens_in, tokens_of
 from qedistill.params import Prices, Teacher
@@ -43,6 +44,7 @@ def ask(
         UserError: the key is missing, the server refuses, cannot be reached or stops answering, the cost would exceed or
             has reached `teacher.max_cost`, or Ctrl-C was pressed. Answers that came are in the ledger.
     """
+    in_language("", language)  # its model takes a second to load, in which answers under way would time out
     known = ledger.answers(request.key for request in requests)
     # Two queries of the same text are one request.
     missing = list({request.key: request for request in requests if request.key not in known}.values())
