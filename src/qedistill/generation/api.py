@@ -13,6 +13,7 @@ from qedistill.errors import UserError
 from qedistill.generation.checks import examine
 from qedistill.generation.client import TEACHER, Client, NoAnswer, Refused, Rejected
 from qedistill.generation.endings import ending
+from qedistill.generation.languages import in_language
 from qedistill.generation.ledger import Call, Claim, Ledger
 from qedistill.generation.replies import complaint, words_of
 from qedistill.generation.request import Answer, Outcome, Request, Usage, tokens_of, usage_of
@@ -73,6 +74,7 @@ def ask(
             all of no use, the cost would exceed or has reached `teacher.max_cost`, or Ctrl-C was pressed. Answers that
             came are in the ledger.
     """
+    in_language("", language)  # its model takes a second to load, in which answers under way would time out
     keys = {request.key for request in requests}
     known = ledger.answers(keys)
     outcome = Outcome(known, told=told or Tally())
