@@ -37,8 +37,7 @@ pictures: $(INSTALLED) ## draw README's pictures of the last run
 	qedistill pictures
 
 ui: $(INSTALLED) ## browse the runs at http://127.0.0.1:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
-	  mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
+	@qedistill ui
 
 ablation: $(INSTALLED) ## run the grid of experiments behind docs/ablation.md (hours)
 	python benchmarks/ablation.py

@@ -687,6 +687,66 @@ def test_an_ascii_terminal_shows_escapes(root, params, monkeypatch):
     assert sys.stdout.buffer.getvalue() == b"\\u9e1f \\U0001f426\n"
 
 
+STAGE = """import sys
+from qedistill.params import load_params
+from qedistill.tracking import stage_run
+with stage_run("report", load_params(sys.argv[1])):
+    open("report.html", "w").write("report")
+"""
+
+
+def test_an_experiment_has_its_headline_where_dvc_skips_summary(root, params, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[1]))
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "true")
+    default = Path(__file__).parents[1] / "params.yaml"
+    stages = {
+        "evaluate": {
+            "cmd": "mkdir -p metrics && cp made metrics/dpo.json",
+            "deps": ["code"],
+            "outs": ["metrics/dpo.json"],
+        },
+        "summary": {
+            "cmd": "cp metrics/dpo.json metrics/summary.json",
+            "deps": ["metrics/dpo.json"],
+            "metrics": [{"metrics/summary.json": {"cache": False}}],
+        },
+        "report": {
+            "cmd": f"{sys.executable} stage.py {default}",
+            "deps": ["page", "metrics/dpo.json"],
+            "outs": ["report.html"],
+        },
+    }
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    Path("stage.py").write_text(STAGE)
+    Path("made").write_text('{"nDCG@10": 0.5}')
+    for name in ("code", "page"):
+        Path(name).write_text("1")
+    subprocess.run(["dvc", "init", "-q"], check=True)
+    subprocess.run(["dvc", "repro", "-q", "summary"], check=True)
+    monkeypatch.setenv("DVC_EXP_NAME", "report-alone")
+    subprocess.run(["dvc", "repro", "-q"], check=True)
+
+    def under_way(name: str, stage: str) -> None:
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        with tracking.stage_run(stage, params):
+            pass
+
+    Path("code").write_text("2")
+    under_way("same-figures", "evaluate")
+    under_way("summary-is-to-come", "report")  # evaluate has not run
+    Path("metrics/dpo.json").unlink()
+    Path("metrics/dpo.json").write_text('{"nDCG@10": 0.6}')
+    under_way("other-figures", "evaluate")
+    parents, nested, _ = runs(root)
+    assert {run.info.run_name: run.data.metrics for run in parents} == {
+        "report-alone": {"nDCG_10": 0.5}, "same-figures": {"nDCG_10": 0.5},
+        "summary-is-to-come": {}, "other-figures": {},
+    }  # fmt: skip
+    assert {run.info.status for run in (*parents, *nested)} == {"FINISHED"}
+    assert not capsys.readouterr().err
+
+
 # Last: MLflow's server leaves its address with the process.
 def test_server_named_by_the_environment_wins(root, params, monkeypatch, tmp_path, capsys):
     import mlflow.server

@@ -168,6 +168,14 @@ def pictures(folder: Path) -> None:
         click.echo(str(path))
 
 
+@main.command()
+def ui() -> None:
+    """Browse the experiments in mlflow.db at http://127.0.0.1:5000, until Ctrl-C."""
+    from qedistill.store import serve
+
+    serve(Path.cwd())
+
+
 @main.group()
 def ledger() -> None:
     """What an API teacher has answered so far: ledger.db in the project, or the file that QEDISTILL_LEDGER names."""

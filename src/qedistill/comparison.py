@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qedistill.errors import UserError
+from qedistill.errors import UserError, in_one_sentence
 from qedistill.evaluation import SYSTEMS, Difference, paired_difference
 from qedistill.evidence import read_runs, run_folders
 from qedistill.layout import METRICS, RUNS, qrels
 from qedistill.params import Evaluation
 from qedistill.text import Qrels, Run, flatten, read_json, read_qrels, read_yaml
+from qedistill.words import one_line
 
 WORKSPACE = "workspace"
 # What training costs: metrics/<stage>.json, its key, what that is, and how many make one.
@@ -86,11 +87,15 @@ def _fetch(name: str, folder: Path) -> None:
                 files.get(path.as_posix(), str(folder / path), recursive=True)
     except RevError:
         raise UserError(f"no revision or DVC experiment {name!r}; `dvc exp show` lists them") from None
-    except (DvcException, DataIndexDirError, OSError):
+    except (FileNotFoundError, DataIndexDirError):
         raise UserError(
             f"the runs of {name} are not in DVC's cache: bring them with `dvc fetch --all-commits`, or go there "
             "(`dvc exp apply`, `git checkout`) and run `dvc repro`"
         ) from None
+    except DvcException as error:  # no repository, a broken dvc.lock or config
+        raise UserError(f"{name} cannot be read by DVC: {one_line(error)}") from None
+    except OSError as error:
+        raise in_one_sentence(error) or error from None
     if not (folder / RUNS).is_dir():
         raise UserError(f"{name} has no runs: was it committed, with dvc.lock, after `dvc repro`?")
 

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -91,6 +92,20 @@ def connect(uri: str, root: Path) -> tuple["MlflowClient", str | None]:
             pass
     # Beside a bare database MLflow would put them in the working folder.
     return MlflowClient(uri), (root / ARTIFACTS).as_uri()
+
+
+def serve(root: Path) -> None:
+    """Become MLflow's UI on the project's own store; this does not return.
+
+    Raises:
+        UserError: as `connect`.
+    """
+    path = root / "mlflow.db"
+    os.environ.update(ENVIRONMENT, MLFLOW_LOGGING_LEVEL="WARNING", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    make(path)
+    follow(path, root / ARTIFACTS)
+    where = ["--backend-store-uri", sqlite_url(path), "--host", "127.0.0.1", "--port", "5000", "--workers", "1"]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *where])
 
 
 def make(path: Path) -> None:
