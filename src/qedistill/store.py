@@ -242,7 +242,7 @@ def _same(uri: str, folder: Path) -> bool:
 
 def public(message: object) -> str:
     """A message or address in one line, without credentials and without what SQLAlchemy adds to the database's words."""
-    line = without_credentials(one_line(message))
+    line = without_credentials(one_line(message)) or type(message).__name__
     return line.partition(" [SQL:")[0].partition(" (Background on this error")[0]
 
 

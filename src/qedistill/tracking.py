@@ -462,8 +462,12 @@ def _headline_stands(stage: str) -> bool:
     if not deps or any(outs.get(path, md5) != md5 for path, md5 in deps.items()):
         return False  # known without asking DVC, which takes seconds
     with Repo() as repo:
-        upstream = repo.stage.collect("summary", with_deps=True)
-        return not any(each.changed_outs() if each.addressing == stage else each.changed() for each in upstream)
+        for each in repo.stage.collect("summary", with_deps=True):
+            # Not each.changed(), as DVC has locked for writing what this stage writes.
+            parts = each.outs if each.addressing == stage else [*each.deps, *each.outs]
+            if any(part.status() for part in parts):
+                return False
+    return True
 
 
 def _log_figures(client: "MlflowClient", run_id: str, points: list[tuple[dict[str, float], int]]) -> None:
