@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -98,9 +99,9 @@ class Socks:
         self.copy(server, client)
 
     def copy(self, source: socket.socket, target: socket.socket) -> None:
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.close()
+        with suppress(OSError), target:  # the other direction may have ended
+            while data := source.recv(65536):
+                target.sendall(data)
 
 
 @pytest.fixture

@@ -96,15 +96,15 @@ def teach(
         samples = Counter(request.query_id for request in wanted)
         answers = read_answers(Path(teacher.recordings) / f"{style}.jsonl", samples, teacher.tolerance, told)
         texts = {request.query_id: request.query for request in wanted}
-        for answer in answers:  # what was recorded was meant to be; a user may know better than the checks
-            problem = examine(answer["text"], texts[answer["query_id"]], params.collection.language)[2]
+        for kept in answers:  # what was recorded was meant to be; a user may know better than the checks
+            problem = examine(kept["text"], texts[kept["query_id"]], params.collection.language)[2]
             if problem:
-                told.add(f"recorded answers kept that look of no use: {problem}", answer["query_id"])
+                told.add(f"recorded answers kept that look of no use: {problem}", kept["query_id"])
         records = [
-            {"query_id": answer["query_id"], "style": style, "sample": answer["sample"], "text": answer["text"]}
+            {"query_id": kept["query_id"], "style": style, "sample": kept["sample"], "text": kept["text"]}
             | {"model": "recorded"}
-            | answer
-            for answer in answers
+            | kept
+            for kept in answers
         ]
         return records, _figures(records, len(wanted) - len(records), told), 0
     if teacher.generator == "local":
