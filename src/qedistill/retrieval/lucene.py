@@ -67,16 +67,21 @@ def build_index(documents: Iterable[Mapping[str, str]], folder: Path, language: 
 
 
 def _forget_making(folder: Path) -> None:
-    """Take out of an index what Lucene notes of the making of its segments: the time, the machine and its Java."""
+    """Take out of an index what Lucene notes of the making of its segments: the time, the machine and its Java.
+
+    Lucene's version stays: Anserini breaks ties by doc_id only where it finds that.
+    """
     directory = java_class("org.apache.lucene.store.FSDirectory").open(
         java_class("java.io.File")(str(folder.resolve())).toPath()
     )
-    nothing, context = java_class("java.util.HashMap")(), java_class("org.apache.lucene.store.IOContext").DEFAULT
+    context, version = java_class("org.apache.lucene.store.IOContext").DEFAULT, "lucene.version"
     for segment in java_class("org.apache.lucene.index.SegmentInfos").readLatestCommit(directory).asList().toArray():
         old = segment.info
+        kept = java_class("java.util.HashMap")()
+        kept.put(version, old.getDiagnostics().get(version))
         new = java_class("org.apache.lucene.index.SegmentInfo")(
             directory, old.getVersion(), old.getMinVersion(), old.name, old.maxDoc(), old.getUseCompoundFile(),
-            old.getHasBlocks(), old.getCodec(), nothing, old.getId(), old.getAttributes(), old.getIndexSort(),
+            old.getHasBlocks(), old.getCodec(), kept, old.getId(), old.getAttributes(), old.getIndexSort(),
         )  # fmt: skip
         new.setFiles(old.files())
         directory.deleteFile(f"{old.name}.si")
