@@ -321,7 +321,11 @@ def mine(project: Path) -> dict[str, dict[str, Any]]:
         (project / f"mine/qrels/{name}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{lines}", encoding="utf-8")
     make_tiny_student(project / "tiny")
     collection = {"source": "beir", "path": "mine", "train": "train", "tests": {"t": "test"}, "validation": 0.0}
-    return {"collection": collection, "student": {"model": "tiny", "sha256": None}}
+    return {
+        "collection": collection,
+        "student": {"model": "tiny", "sha256": None},
+        "retrieval": {"query_weight": 4},
+    }
 
 
 def test_a_student_that_is_here_is_inspected(project: Path, mine: dict[str, dict[str, Any]]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from clone import copy_project, figures_again, run, run_stages, set_params
+from test_profiles import OWN_MARKED, OWN_SIZES, STAGES, TOLD, change, check_figures, own_prompt
+from tiny import make_tiny_qwen3
 
 from qedistill.text import read_json, read_jsonl, read_qrels, read_queries, read_run
 from qedistill.words import plain
@@ -140,3 +142,32 @@ def test_no_teacher_is_paid_where_validation_is_needed_and_has_no_query(tmp_path
     said = "collection.validation: 0.05 of 8 training queries leaves none for validation"
     assert f"WARNING: {said}" in run_stages(tmp_path, "collection")  # BM25 can be looked at all the same
     assert f"Error: {said}" in run(tmp_path, "env", "PYTHONPATH=src", "python", "stages/exemplars.py", fails=True)
+
+
+@pytest.mark.slow
+def test_the_profile_own_goes_through(tmp_path: Path) -> None:
+    copy_project(tmp_path)
+    make_wild(tmp_path / "wild")
+    queries = {str(record["_id"]): str(record["text"]) for record in read_jsonl(tmp_path / "wild/queries.jsonl")}
+    texts = {text: passage for text, passage in TOPICS} | {
+        "How do I make a file smaller?": TOPICS[2][1], "how do i make a file smaller": TOPICS[2][1],
+        "Threads should lock less often": TOPICS[9][1],
+    }  # fmt: skip
+    passages = list(texts.values())
+    make_tiny_qwen3(tmp_path / "teacher", [(own_prompt(q), passage) for q, passage in texts.items()], queries.values())
+    mixed = [(q, passages[(n + step) % len(passages)]) for n, q in enumerate(texts) for step in range(3)]
+    make_tiny_qwen3(tmp_path / "student", mixed, queries.values(), seed=1)
+    run(tmp_path, "qedistill", "use", "own")
+    change(tmp_path, OWN_MARKED | OWN_SIZES | {
+        "collection.path": "wild", "collection.validation": 0.25, "retrieval.ignore_identical_ids": True,
+        "evaluation.relevance_level": 1, "teacher.exemplars.k": 2,
+    })  # fmt: skip
+    plan = run(tmp_path, "qedistill", "plan", "--check")
+    assert "judged queries left out: no text (PLAIN-1)" in plan
+    output = run_stages(tmp_path, *STAGES, *TOLD)
+    check_figures(tmp_path, ["validation", "test"], level=1)
+    runs = [read_run(path) for path in (tmp_path / "runs/test").glob("*.trec")]
+    assert len(runs) == 8 and all("test-thread-con01a" not in found["test-thread-con01a"] for found in runs)
+    told = read_json(tmp_path / "metrics/collection.json")["told"]
+    assert all(reason in output for reason in ("judged queries left out: no text", "documents left out: no text"))
+    assert told["documents_left_out_no_text"] == 2

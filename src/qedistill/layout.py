@@ -50,7 +50,8 @@ def repository_root(folder: Path) -> Path:
 
 def profiles() -> list[Path]:
     """The project's profiles, in alphabetical order; not what editors put beside them (`.#own.yaml`, `~own.yaml`)."""
-    return sorted(path for path in PROFILES.glob("*.yaml") if path.name[0].isalnum() and path.is_file())
+    found = (path for path in PROFILES.glob("*.yaml") if path.name[0].isalnum() and path.is_file())
+    return sorted(found, key=lambda path: path.stem)
 
 
 def ledger() -> Path:

@@ -68,6 +68,7 @@ def build(params: Params, path: Path) -> dict[str, int]:
         training_charts=training_charts(),
         collection=_read(METRICS / "collection.json"),
         prebuilt=_read(INDEX / PREBUILT),
+        told=told(),
         settings=[(key, _show(value)) for key, value in flatten(params.model_dump(exclude={"tracking"})).items()],
         provenance=provenance.provenance(),
         packages=provenance.packages(),
@@ -83,6 +84,16 @@ def build(params: Params, path: Path) -> dict[str, int]:
         "queries": sum(len(test.queries) for test in tests.values()),
         "left_out": searched,
     }
+
+
+def told() -> list[tuple[str, str, int]]:
+    """Stage, what it left out, merged, cut or overruled, and how often; of the stages whose figures the report reads."""
+    stages = ("collection", "pairs", *(f"expand@{model}" for model in STUDENTS), "retrieve")
+    return [
+        (stage, reason.replace("_", " "), count)
+        for stage in stages
+        for reason, count in _read(METRICS / f"{stage}.json").get("told", {}).items()
+    ]
 
 
 def headline(results: dict[str, dict[str, Any]], params: Params) -> list[dict[str, str]]:
