@@ -1,8 +1,10 @@
 """File formats: one reader and one writer a kind. Everything is UTF-8; a `.gz` name is read as gzip."""
 
+import copy
 import csv
 import errno
 import fcntl
+import functools
 import gzip
 import json
 import math
@@ -121,6 +123,11 @@ def read_yaml(path: str | Path) -> Any:
         return parse_yaml(file.read(), str(path))
 
 
+@functools.lru_cache(maxsize=32)  # in pure Python dvc.lock takes a third of a second, and a stage asks for it often
+def _load_yaml(text: str) -> Any:
+    return YAML(typ="safe").load(text)
+
+
 def parse_yaml(text: str, name: str) -> Any:
     """The value of a YAML text, as `read_yaml` reads it; `name` is the text's in errors.
 
@@ -128,7 +135,7 @@ def parse_yaml(text: str, name: str) -> Any:
         UserError: it is no YAML.
     """
     try:
-        return YAML(typ="safe").load(text)
+        return copy.deepcopy(_load_yaml(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = one_line(error.problem or error.context or "")
