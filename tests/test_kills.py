@@ -19,7 +19,7 @@ from clone import run
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("QEDISTILL_KILLS", "6"))
+KILLS = int(os.environ.get("QEDISTILL_KILLS", "3"))
 STAGES = (
     "dpo", "sft", "feedback", "collection", "index", "retrieve", "teach zero_shot", "sample", "expand dpo", "pairs", "student",
     "summary", "exemplars", "embed", "evaluate", "teach few_shot", "report", "cost base", "expand base", "expand sft",

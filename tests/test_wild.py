@@ -162,6 +162,7 @@ def test_the_profile_own_goes_through(tmp_path: Path) -> None:
         "collection.path": "wild", "collection.validation": 0.25, "retrieval.ignore_identical_ids": True,
         "evaluation.relevance_level": 1, "teacher.exemplars.k": 2,
     })  # fmt: skip
+    (tmp_path / "recordings/none").mkdir(parents=True)
     plan = run(tmp_path, "qedistill", "plan", "--check")
     assert "judged queries left out: no text (PLAIN-1)" in plan
     output = run_stages(tmp_path, *STAGES, *TOLD)
