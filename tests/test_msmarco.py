@@ -111,7 +111,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         planned = run(project, "qedistill", "plan")  # of the real thing, without a key
         patch.setenv("DEEPSEEK_API_KEY", KEY)
         mirror(project, served, files, archives, f"http://127.0.0.1:{web.server_port}")
-        make_tiny_student(project / "tiny")
+        make_tiny_student(project / "tiny", positions=1024)
         params = yaml.safe_load((project / "params.yaml").read_text())
         api = params["teacher"]["api"] | {"base_url": f"http://127.0.0.1:{port}/v1"}
         set_params(project, SIZES | {"teacher": {"api": api}})

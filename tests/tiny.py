@@ -34,7 +34,7 @@ def train_bpe(bpe: Any, texts: Iterable[str], vocab_size: int) -> Any:
     return bpe
 
 
-def make_tiny_student(folder: Path, template: str | None = TEMPLATE, seed: int = 0) -> Path:
+def make_tiny_student(folder: Path, template: str | None = TEMPLATE, seed: int = 0, positions: int = 256) -> Path:
     """Write a random two-layer Llama of about 300 tokens with its tokenizer and chat template; returns the folder."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -55,7 +55,7 @@ def make_tiny_student(folder: Path, template: str | None = TEMPLATE, seed: int =
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         initializer_range=0.2,  # the default 0.02 gives so small a model next to no gradient
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
