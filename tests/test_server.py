@@ -175,7 +175,10 @@ def test_the_server_is_heard(models: Path, server: str, variant: str, said: str)
 
 
 def test_no_server(models: Path) -> None:
-    with pytest.raises(UserError, match=r"generation.server http://127.0.0.1:9/usual/v1 cannot be asked \(All connection attempts failed"):
+    with pytest.raises(
+        UserError,
+        match=r"generation.server http://127.0.0.1:9/usual/v1 cannot be asked \(All connection attempts failed",
+    ):
         written(models / "sft", with_params("http://127.0.0.1:9"))
 
 
