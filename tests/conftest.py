@@ -1,11 +1,33 @@
 """What several test files use: the pipeline, run once."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import fault_server
 import pytest
 from clone import TOPICS, commit_all, copy_project, run, set_params
 from tiny import make_encoder, make_tiny_student
+
+Start = Callable[..., tuple[int, Path]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a fault server; gives its port and its log."""
+    servers = []
+
+    def start(**options: Any) -> tuple[int, Path]:
+        log = tmp_path / f"server{len(servers)}.jsonl"
+        server, port = fault_server.start(log, **options)
+        servers.append(server)
+        return port, log
+
+    yield start
+    for server in servers:
+        server.kill()
+        server.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fault_server
 import pytest
 from asker import VARIABLE, make_requests, teacher
 from fault_server import KEY, answer
@@ -36,23 +35,6 @@ Start = Callable[..., tuple[int, Path]]
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a fault server; gives its port and its log."""
-    servers = []
-
-    def start(**options: Any) -> tuple[int, Path]:
-        log = tmp_path / f"server{len(servers)}.jsonl"
-        server, port = fault_server.start(log, **options)
-        servers.append(server)
-        return port, log
-
-    yield start
-    for server in servers:
-        server.kill()
-        server.communicate()
 
 
 @pytest.fixture

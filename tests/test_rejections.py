@@ -5,11 +5,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fault_server
 import pytest
 from asker import VARIABLE, make_requests, teacher
 from fault_server import KEY, answer
@@ -34,19 +34,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    servers = []
-
-    def start(**options: Any) -> tuple[int, Path]:
-        log = tmp_path / f"server{len(servers)}.jsonl"
-        server, port = fault_server.start(log, **{"faults": {}, "latency": 0.0} | options)
-        servers.append(server)
-        return port, log
-
-    yield start
-    for server in servers:
-        server.kill()
-        server.communicate()
+def start(start: Start) -> Start:
+    return partial(start, faults={}, latency=0.0)
 
 
 @pytest.fixture
